@@ -1,0 +1,11 @@
+//! How work is done and remembered: steps with proofs, a journal before every event, one fold for all readers.
+//!
+//! Knows nothing of disks, ssh or Nix, and opens no file but its own journal. Reading order is that of the modules.
+
+pub mod step;
+
+pub mod run;
+
+pub mod journal;
+
+pub mod board;

@@ -1,0 +1,98 @@
+//! Why something could not be done, in a form that survives the wire and the journal.
+//!
+//! A failure is told, not branched on: where code decides by the kind of an error, it has an enum of its own.
+
+use std::{error::Error, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// Why something could not be done.
+///
+/// `what` is a headline (`cannot <verb> <object>`), `causes` are gerunds from the outside in, `hints` end in something
+/// that can be typed or done. None of them contains another, and none contains a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What could not be done.
+    pub what: String,
+    /// Why, outermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<String>,
+    /// Stable name of this kind of failure, such as `LF0301`; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code: String,
+}
+
+impl Failure {
+    /// Makes a failure with its headline.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), causes: Vec::new(), hints: Vec::new(), code: String::new() }
+    }
+
+    /// Adds one layer of reason below those already there.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+
+    /// Adds an error and everything it was caused by, one layer each.
+    #[must_use]
+    pub fn caused_by(mut self, error: &dyn Error) -> Self {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let text = error.to_string();
+            // libraries often repeat their source; one layer says one thing
+            if self.causes.last() != Some(&text) {
+                self.causes.push(text);
+            }
+            next = error.source();
+        }
+        self
+    }
+
+    /// Puts this failure's story below a wider headline; hints and code stay.
+    #[must_use]
+    pub fn under(mut self, what: impl Into<String>) -> Self {
+        let inner = std::mem::replace(&mut self.what, what.into());
+        self.causes.insert(0, inner);
+        self
+    }
+
+    /// Adds what can be done next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Names the kind of this failure.
+    #[must_use]
+    pub fn code(mut self, code: &str) -> Self {
+        code.clone_into(&mut self.code);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_keep_their_order() {
+        let io = std::io::Error::other("device busy");
+        let failure = Failure::new("opening /dev/vda").caused_by(&io).under("cannot format /dev/vda");
+        assert_eq!(failure.what, "cannot format /dev/vda");
+        assert_eq!(failure.causes, ["opening /dev/vda", "device busy"]);
+    }
+}

@@ -1,0 +1,330 @@
+//! What the controller asks the agent for, checked when it is made and again when it is read.
+//!
+//! An order carries no secret: key material travels as streams and never lies in a journal.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of a run: 32 lower-case hex digits, made by the controller at random.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RunId(String);
+
+/// A path directly below `/nix/store`, in the form Nix accepts.
+///
+/// 32 characters of Nix's base 32, a dash, and a name of `[0-9a-zA-Z+-._?=]` that does not begin with a dot (Nix manual,
+/// "Store path").
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StorePath(String);
+
+/// Bytes known by their hash: an image or an archive that travels as a blob stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// BLAKE3 of all bytes, 64 lower-case hex digits.
+    pub hash: BlobHash,
+    /// Length in bytes.
+    pub size: u64,
+}
+
+/// BLAKE3 of a blob, 64 lower-case hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct BlobHash(String);
+
+/// A word that is not of the form it should have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not {expected}")]
+pub struct Malformed {
+    /// What was read, cut to 200 characters.
+    pub text: String,
+    /// What it should have been.
+    pub expected: &'static str,
+}
+
+/// What the agent shall do in one life: leave the old system, or install from the installer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The run this belongs to; the same on both sides of kexec.
+    pub run: RunId,
+    /// The work.
+    pub job: Job,
+}
+
+/// The work of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Boot an installer image by kexec.
+    Kexec(Kexec),
+    /// Partition, install, reboot: the parts that are there.
+    Install(Install),
+}
+
+/// Booting an installer image by kexec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kexec {
+    /// The tarball in the stock layout (`kexec/run` and what it needs), compressed by gzip, xz, zstd or not at all.
+    pub image: Blob,
+    /// Flags handed to `kexec/run --kexec-extra-flags`.
+    pub extra_flags: String,
+    /// Public key line that may log in as root to the installer, besides those of the old system.
+    pub authorized_key: String,
+}
+
+/// Partition, install, reboot: the parts that are there, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Install {
+    /// Run disko's script.
+    pub disko: Option<Disko>,
+    /// Install a system.
+    pub system: Option<System>,
+    /// Reboot at the end.
+    pub reboot: bool,
+}
+
+/// Running a script made by disko.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disko {
+    /// The script.
+    pub script: StorePath,
+    /// What it does.
+    pub mode: DiskoMode,
+    /// The disks it may change, as they were when a person agreed; empty when they are not known.
+    pub disks: Vec<ConsentedDisk>,
+}
+
+/// What a disko script does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskoMode {
+    /// Destroy, format and mount.
+    Disko,
+    /// Create what is missing and mount.
+    Format,
+    /// Mount only.
+    Mount,
+}
+
+/// A disk as it was when a person agreed to erase it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsentedDisk {
+    /// Path the configuration names, such as `/dev/vda` or `/dev/disk/by-id/…`.
+    pub device: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Serial number, where the disk has one.
+    pub serial: Option<String>,
+}
+
+/// Installing a system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// `config.system.build.toplevel`.
+    pub toplevel: StorePath,
+    /// A tar archive unpacked below `/mnt`, owner root.
+    pub extra_files: Option<Blob>,
+    /// Copy the installer's `/etc/ssh/ssh_host_*` where there are none.
+    pub copy_host_keys: bool,
+}
+
+/// Something a step waits for and the controller delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// The disko script and its closure are in the installer's store.
+    DiskoScript,
+    /// The system's closure is in the store on the target's disk.
+    System,
+}
+
+/// A store on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreRoot {
+    /// The installer's own.
+    Installer,
+    /// The one below `/mnt`.
+    Target,
+}
+
+impl Order {
+    /// Returns the names of the agent's steps for this order, in the order in which they are done.
+    pub fn plan(&self) -> Vec<&'static str> {
+        match &self.job {
+            Job::Kexec(_) => vec!["inspect", "image", "kexec"],
+            Job::Install(install) => install.plan(),
+        }
+    }
+}
+
+impl Install {
+    fn plan(&self) -> Vec<&'static str> {
+        let mut plan = vec!["inspect"];
+        if self.disko.is_some() {
+            plan.extend(["tools", "format"]);
+        }
+        if self.disko.is_some() || self.system.is_some() {
+            plan.push("mount");
+        }
+        if self.system.is_some() {
+            plan.extend(["copy", "files", "install"]);
+        }
+        if self.reboot {
+            plan.extend(["seal", "reboot"]);
+        }
+        plan
+    }
+}
+
+impl Input {
+    /// Returns its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DiskoScript => "disko_script",
+            Self::System => "system",
+        }
+    }
+
+    /// Reads its name on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::DiskoScript, Self::System].into_iter().find(|input| input.name() == name)
+    }
+}
+
+impl StoreRoot {
+    /// Returns its name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Installer => "installer",
+            Self::Target => "target",
+        }
+    }
+
+    /// Reads its name on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Installer, Self::Target].into_iter().find(|root| root.name() == name)
+    }
+}
+
+impl StorePath {
+    /// Returns the whole path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the last component: hash, dash, name.
+    pub fn base_name(&self) -> &str {
+        &self.0["/nix/store/".len()..]
+    }
+}
+
+impl RunId {
+    /// Returns the digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Makes an id of 16 random bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+impl BlobHash {
+    /// Returns the digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn malformed(text: &str, expected: &'static str) -> Malformed {
+    Malformed { text: text.chars().take(200).collect(), expected }
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl TryFrom<String> for RunId {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        if is_hex(&text, 32) { Ok(Self(text)) } else { Err(malformed(&text, "a run id")) }
+    }
+}
+
+impl TryFrom<String> for BlobHash {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        if is_hex(&text, 64) { Ok(Self(text)) } else { Err(malformed(&text, "a BLAKE3 hash")) }
+    }
+}
+
+impl TryFrom<String> for StorePath {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        let valid = text.strip_prefix("/nix/store/").is_some_and(|base| {
+            let (Some(hash), Some(name)) = (base.get(..32), base.get(33..)) else { return false };
+            base.as_bytes()[32] == b'-'
+                && hash.bytes().all(|b| b"0123456789abcdfghijklmnpqrsvwxyz".contains(&b))
+                && (1..=211).contains(&name.len())
+                && !name.starts_with('.')
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._?=".contains(&b))
+        });
+        if valid { Ok(Self(text)) } else { Err(malformed(&text, "a store path")) }
+    }
+}
+
+macro_rules! text_type {
+    ($($name:ident),*) => {$(
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl std::str::FromStr for $name {
+            type Err = Malformed;
+            fn from_str(text: &str) -> Result<Self, Malformed> {
+                Self::try_from(text.to_owned())
+            }
+        }
+    )*};
+}
+text_type!(RunId, StorePath, BlobHash);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_path(text: &str, valid: bool) {
+        assert_eq!(StorePath::try_from(text.to_owned()).is_ok(), valid, "{text}");
+    }
+
+    #[test]
+    fn store_paths_are_checked() {
+        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-hello-2.12", true);
+        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-hello/bin", false);
+        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-.hidden", false);
+        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxye-e-is-no-digit", false);
+        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-", false);
+        check_path("/nix/store/../../etc/passwd", false);
+        check_path("/nix/store/é123456789abcdfghijklmnpqrsvwxy-x", false);
+        check_path("/tmp/x", false);
+    }
+
+    #[test]
+    fn plan_names_only_what_was_asked_for() {
+        let install = Install { disko: None, system: None, reboot: true };
+        assert_eq!(install.plan(), ["inspect", "seal", "reboot"]);
+    }
+}
