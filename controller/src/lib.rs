@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod local;
+pub mod remote;

@@ -1,0 +1,4 @@
+//! This machine: files, nix, keys and what is remembered between two commands.
+//!
+//! Never talks to the target. Start reading at `state.rs`.
+#![expect(clippy::disallowed_methods, reason = "this room is the operator's machine")]

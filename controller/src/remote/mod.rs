@@ -1,0 +1,6 @@
+//! The other machine: ssh before the agent is there, the agent's link afterwards.
+//!
+//! Never decides what is done to the machine. Start reading at `ssh.rs`.
+#![expect(clippy::disallowed_methods, reason = "this room runs ssh and holds sockets")]
+
+pub mod link;
