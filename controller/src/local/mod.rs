@@ -2,3 +2,5 @@
 //!
 //! Never talks to the target. Start reading at `state.rs`.
 #![expect(clippy::disallowed_methods, reason = "this room is the operator's machine")]
+
+pub mod child;

@@ -3,4 +3,9 @@
 //! Never decides what is done to the machine. Start reading at `ssh.rs`.
 #![expect(clippy::disallowed_methods, reason = "this room runs ssh and holds sockets")]
 
+pub mod ssh;
+pub mod tunnel;
+
+pub mod classify;
+
 pub mod link;

@@ -1,0 +1,381 @@
+//! The user's own ssh, run as a child: its command line, one command at a time, and tunnels over its standard streams.
+//!
+//! Their configuration, jump hosts, agents and hardware keys work because nothing of ssh is done here.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{io::AsyncWriteExt, process::Command};
+
+use super::{
+    classify::{self, SshError, Trouble},
+    tunnel::Tunnel,
+};
+use crate::local::child::{self, Group, Tail};
+
+/// How the host key is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum HostKeys {
+    /// Known keys must match, unknown ones are refused; whichever key is shown is appended to a file.
+    Look {
+        /// Where the key is written.
+        log: PathBuf,
+        /// Connect whatever the key is.
+        any: bool,
+    },
+    /// The key in this file under this alias, and no other.
+    Pinned {
+        /// A known_hosts file of ours.
+        file: PathBuf,
+        /// The name in it.
+        alias: String,
+    },
+}
+
+/// How to reach a machine by ssh.
+#[derive(Debug, Clone)]
+pub struct Ssh {
+    program: OsString,
+    destination: String,
+    port: Option<u16>,
+    identities: Vec<PathBuf>,
+    run_key: Option<PathBuf>,
+    options: Vec<String>,
+    host_keys: Option<HostKeys>,
+    terminal: bool,
+    environment: Vec<(OsString, OsString)>,
+}
+
+/// What a remote command left behind.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit status; none when a signal ended it.
+    pub status: Option<i32>,
+    /// What it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// The end of what it and ssh wrote to stderr, control characters removed.
+    pub stderr: String,
+}
+
+impl Ssh {
+    /// Names a machine the way the user named it: `host`, `user@host`, an alias of their configuration, or `ssh://…`.
+    pub fn new(destination: impl Into<String>) -> Self {
+        Self {
+            program: "ssh".into(),
+            destination: destination.into(),
+            port: None,
+            identities: Vec::new(),
+            run_key: None,
+            options: Vec::new(),
+            host_keys: None,
+            terminal: false,
+            environment: Vec::new(),
+        }
+    }
+
+    /// Sets the port, or takes it from the user's configuration.
+    #[must_use]
+    pub fn port(mut self, port: Option<u16>) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Logs in with these keys and no others.
+    #[must_use]
+    pub fn identities(mut self, identities: Vec<PathBuf>) -> Self {
+        self.identities = identities;
+        self
+    }
+
+    /// Logs in with the key of this run, before any other.
+    #[must_use]
+    pub fn run_key(mut self, key: Option<PathBuf>) -> Self {
+        self.run_key = key;
+        self
+    }
+
+    /// Adds the user's own `-o` options; they win over ours, except over a pinned host key.
+    #[must_use]
+    pub fn options(mut self, options: Vec<String>) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Says whether ssh may ask on a terminal.
+    #[must_use]
+    pub fn terminal(mut self, terminal: bool) -> Self {
+        self.terminal = terminal;
+        self
+    }
+
+    /// Sets variables of ssh's environment.
+    #[must_use]
+    pub fn environment(mut self, environment: Vec<(OsString, OsString)>) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// Trusts only the key that this file has under this alias.
+    #[must_use]
+    pub fn pinned(mut self, file: &Path, alias: &str) -> Self {
+        let alias = alias.to_owned();
+        self.host_keys = Some(HostKeys::Pinned { file: file.to_owned(), alias });
+        self
+    }
+
+    /// Writes the key that the machine shows to a file, and trusts it only if the user does already.
+    pub(super) fn looking(mut self, log: &Path, any: bool) -> Self {
+        self.host_keys = Some(HostKeys::Look { log: log.to_owned(), any });
+        self
+    }
+
+    /// Returns the machine as the user named it.
+    pub fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    /// Returns ssh's arguments for running `remote` in the login shell.
+    pub fn arguments(&self, remote: &str) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut option = |text: String| arguments.extend(["-o".into(), text.into()]);
+        for (name, value) in self.host_key_options() {
+            option(format!("{name}={value}"));
+        }
+        self.options.iter().cloned().for_each(&mut option);
+        for (name, value) in DEFAULTS {
+            option(format!("{name}={value}"));
+        }
+        if !self.terminal {
+            option("BatchMode=yes".to_owned());
+        }
+        if self.run_key.is_some() || !self.identities.is_empty() {
+            option("IdentitiesOnly=yes".to_owned());
+        }
+        for key in self.run_key.iter().chain(&self.identities) {
+            arguments.extend(["-i".into(), key.into()]);
+        }
+        if let Some(port) = self.port {
+            arguments.extend(["-p".into(), port.to_string().into()]);
+        }
+        arguments.extend(["-T", "--", &self.destination, remote].map(OsString::from));
+        arguments
+    }
+
+    /// Runs a command in the login shell and waits for its end, at most until the deadline.
+    ///
+    /// An error means that ssh failed; a command that failed has its status in the output. Dropping the future ends ssh.
+    pub async fn run(
+        &self,
+        remote: &str,
+        input: &[u8],
+        deadline: Duration,
+    ) -> Result<Output, SshError> {
+        let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        let mut child = self.spawn(remote, stdin)?;
+        let tail = Tail::default();
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let mut stdout = child.stdout.take().expect("stdout is piped");
+        let stdin = child.stdin.take();
+        let work = async {
+            let feed = async {
+                if let Some(mut stdin) = stdin {
+                    // whoever does not read to the end says why by its status
+                    let _ = stdin.write_all(input).await;
+                    let _ = stdin.shutdown().await;
+                }
+            };
+            let read = read_bounded(&mut stdout);
+            let ((), out, ()) = tokio::join!(feed, read, tail.fill(stderr));
+            child.wait().await.map(|status| (status, out))
+        };
+        let done = tokio::time::timeout(deadline, work).await;
+        let stderr = tail.text();
+        let (status, stdout) = match done {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => return Err(self.trouble(Trouble::Other, error.to_string())),
+            Err(_) => return Err(self.trouble(Trouble::TimedOut, stderr)),
+        };
+        match classify::classify(&stderr, status.code()) {
+            Some(trouble) => Err(self.trouble(trouble, stderr)),
+            None => Ok(Output { status: status.code(), stdout, stderr }),
+        }
+    }
+
+    /// Starts a command in the login shell and returns its standard streams as one connection.
+    pub fn tunnel(&self, remote: &str) -> Result<Tunnel, SshError> {
+        let child = self.spawn(remote, Stdio::piped())?;
+        Ok(Tunnel::new(child, self.destination.clone()))
+    }
+
+    fn spawn(&self, remote: &str, stdin: Stdio) -> Result<tokio::process::Child, SshError> {
+        let mut command = Command::new(&self.program);
+        command.args(self.arguments(remote));
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // messages are read by a program; keys and agents come from the rest of the environment
+        command.env("LC_ALL", "C");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        child::tie(&mut command, Group::Ours);
+        command.spawn().map_err(|error| {
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            let trouble = if missing { Trouble::NoProgram } else { Trouble::Other };
+            self.trouble(trouble, error.to_string())
+        })
+    }
+
+    fn trouble(&self, trouble: Trouble, said: String) -> SshError {
+        SshError { destination: self.destination.clone(), trouble, said }
+    }
+
+    fn host_key_options(&self) -> Vec<(&'static str, String)> {
+        match &self.host_keys {
+            None => vec![],
+            Some(HostKeys::Pinned { file, alias }) => vec![
+                ("UserKnownHostsFile", option_path(file)),
+                ("GlobalKnownHostsFile", "/dev/null".to_owned()),
+                ("KnownHostsCommand", "none".to_owned()),
+                ("StrictHostKeyChecking", "yes".to_owned()),
+                ("HostKeyAlias", alias.clone()),
+                ("VerifyHostKeyDNS", "no".to_owned()),
+                ("UpdateHostKeys", "no".to_owned()),
+            ],
+            Some(HostKeys::Look { log, any }) => {
+                let strict = if *any { "no" } else { "yes" };
+                let mut options = vec![
+                    ("KnownHostsCommand", known_hosts_command(log)),
+                    ("StrictHostKeyChecking", strict.to_owned()),
+                    ("FingerprintHash", "sha256".to_owned()),
+                    ("UpdateHostKeys", "no".to_owned()),
+                ];
+                if *any {
+                    options.push(("UserKnownHostsFile", "/dev/null".to_owned()));
+                    options.push(("GlobalKnownHostsFile", "/dev/null".to_owned()));
+                }
+                options
+            }
+        }
+    }
+}
+
+/// Ours, below the user's. A command in the user's configuration would take the place of the one that is run, a shared
+/// connection would survive the old kernel in name only, and an escape character would eat bytes of a tunnel.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("ConnectTimeout", "10"),
+    ("ServerAliveInterval", "15"),
+    ("ServerAliveCountMax", "3"),
+    ("RemoteCommand", "none"),
+    ("PermitLocalCommand", "no"),
+    ("ControlMaster", "no"),
+    ("ControlPath", "none"),
+    ("ClearAllForwardings", "yes"),
+    ("ForwardAgent", "no"),
+    ("ForwardX11", "no"),
+    ("EscapeChar", "none"),
+    ("VisualHostKey", "no"),
+];
+
+/// Largest output of a command that is kept. Ours print less than 4 KiB; a login script may print anything.
+const STDOUT_MAX: usize = 1 << 20;
+
+async fn read_bounded(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
+    use tokio::io::AsyncReadExt;
+    let mut kept = Vec::new();
+    let mut buffer = vec![0; 8192];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..count]);
+        // what counts comes last, after the noise of login scripts
+        let excess = kept.len().saturating_sub(STDOUT_MAX);
+        kept.drain(..excess);
+    }
+    kept
+}
+
+/// Writes a path for an option that takes a list of files with `%` and `${}` in them.
+fn option_path(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('%', "%%"))
+}
+
+/// The command that ssh asks for known keys: it knows none, and writes down what it was asked.
+///
+/// Each line is `reason type key fingerprint`; a connection asks more than once.
+fn known_hosts_command(log: &Path) -> String {
+    let log = log.display().to_string().replace('%', "%%");
+    format!(r#"/bin/sh -c 'echo "$1 $2 $3 $4" >>"$0"' "{log}" %I %t %K %f"#)
+}
+
+/// Quotes a word for any login shell that knows single quotes.
+pub fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Whether a destination can be handed to ssh: not empty, not an option, no spaces or control characters.
+pub fn is_destination(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('-')
+        && !text.chars().any(|c| c.is_control() || c.is_whitespace())
+}
+
+/// Returns the host part of a destination, for names of folders.
+pub fn host_of(destination: &str) -> &str {
+    let text = destination.strip_prefix("ssh://").unwrap_or(destination);
+    text.rsplit_once('@').map_or(text, |(_, host)| host)
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(ssh: &Ssh) -> String {
+        let words = ssh.arguments("true");
+        words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn options_of_the_user_come_before_ours() {
+        let ssh = Ssh::new("root@h").options(vec!["ConnectTimeout=99".into()]);
+        let line = line(&ssh);
+        assert!(line.find("ConnectTimeout=99").unwrap() < line.find("ConnectTimeout=10").unwrap());
+        assert!(line.contains("-o BatchMode=yes"));
+        assert!(line.ends_with("-T -- root@h true"));
+    }
+
+    #[test]
+    fn pinned_key_comes_before_options_of_the_user() {
+        let ssh = Ssh::new("h")
+            .options(vec!["StrictHostKeyChecking=no".into()])
+            .pinned(Path::new("/s t/50%"), "run");
+        let line = line(&ssh);
+        assert!(line.starts_with("-o UserKnownHostsFile=\"/s t/50%%\" "), "{line}");
+        assert!(line.find("Checking=yes").unwrap() < line.find("Checking=no").unwrap());
+    }
+
+    #[test]
+    fn words_are_quoted_for_every_shell() {
+        assert_eq!(quote("/run/landfall"), "/run/landfall");
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+        assert_eq!(quote(""), "''");
+    }
+
+    #[test]
+    fn option_is_no_destination() {
+        assert!(!is_destination("-oProxyCommand=x"));
+        assert!(!is_destination("a b"));
+        assert!(is_destination("root@fe80::1%eth0"));
+    }
+
+    #[test]
+    fn host_is_found_in_any_form() {
+        assert_eq!(host_of("root@h"), "h");
+        assert_eq!(host_of("ssh://root@h:22"), "h:22");
+        assert_eq!(host_of("h"), "h");
+    }
+}
