@@ -1,4 +1,12 @@
-//! placeholder
+//! The controller: what `landfall` does on the operator's machine.
+//!
+//! Asks, feeds and watches; the work on the target is the agent's. Reading order is that of the modules.
+
+pub mod cli;
+pub mod request;
+
+pub mod exit;
+pub mod screen;
 
 pub mod local;
 pub mod remote;

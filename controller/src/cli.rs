@@ -1,0 +1,322 @@
+//! The command line: clap's types, help texts, and the way from there to a [`Request`].
+//!
+//! Reads nothing but its arguments. An option is here only if it does what its help says.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use landfall_proto::{failure::Failure, order::DiskoMode};
+
+use crate::{
+    exit,
+    request::{
+        BuildOn, Fingerprint, Flake, HostKeyPolicy, Image, Kexec, Login, NixOptions, Output,
+        Patience, Phases, Request, Source, SshOption, Target,
+    },
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  landfall --flake .#web root@192.0.2.7
+  landfall --flake .#web --phases kexec root@192.0.2.7
+  landfall --store-paths ./result-disko ./result-system --yes root@192.0.2.7";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "landfall",
+    version,
+    about = "Install NixOS on a machine that is reachable over SSH, and keep going when the link does not",
+    after_help = format!("{EXAMPLES}\n\n{}", exit::table()),
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    install: InstallArgs,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Install a machine; what landfall does when no command is named
+    #[command(after_help = format!("{EXAMPLES}\n\n{}", exit::table()))]
+    Install(Box<InstallArgs>),
+    /// Show a run that was recorded with `--json`
+    Replay {
+        /// The recording; `-` for stdin
+        file: PathBuf,
+        /// Show the output of programs too
+        #[arg(short, long, action = ArgAction::Count)]
+        verbose: u8,
+    },
+    /// Answers a question of ssh; ssh starts it
+    #[command(name = "__askpass", hide = true)]
+    Askpass {
+        /// As ssh hands them over
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Tells ssh which host keys are the machine's; ssh starts it
+    #[command(name = "__known-hosts", hide = true)]
+    KnownHosts {
+        /// As ssh hands them over
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+/// What `landfall install` takes.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// The machine: `user@host`, `ssh://user@host:port`, or an alias of ssh's configuration
+    #[arg(value_name = "HOST", conflicts_with = "target_host")]
+    host: Option<Target>,
+    /// The machine, as an option
+    #[arg(long, value_name = "HOST")]
+    target_host: Option<Target>,
+
+    /// Install this configuration of a flake
+    #[arg(short, long, value_name = "URI#NAME", help_heading = "What to install")]
+    flake: Option<Flake>,
+    /// Install what has been built already: a disko script and a system
+    #[arg(
+        short,
+        long,
+        num_args = 2,
+        value_names = ["DISKO", "SYSTEM"],
+        conflicts_with_all = ["flake", "disko_mode"],
+        help_heading = "What to install"
+    )]
+    store_paths: Option<Vec<PathBuf>>,
+    /// Copy the contents of this directory to `/` of the installed system, as root's
+    #[arg(long, value_name = "DIR", help_heading = "What to install")]
+    extra_files: Option<PathBuf>,
+    /// Keep the host keys: copy those of the installer, which are those of the old system
+    #[arg(long, help_heading = "What to install")]
+    copy_host_keys: bool,
+
+    /// Do these phases, whatever their order in the list
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "kexec,disko,install,reboot",
+        help_heading = "What to do"
+    )]
+    phases: Phases,
+    /// What disko does to the disks
+    #[arg(long, value_enum, default_value_t, value_name = "MODE", help_heading = "What to do")]
+    disko_mode: Mode,
+    /// Erase the disks without asking
+    #[arg(short, long, help_heading = "What to do")]
+    yes: bool,
+    /// Begin a new run instead of taking up the one that broke off
+    #[arg(long, help_heading = "What to do")]
+    fresh: bool,
+    /// Do not wait for the installed system to come up
+    #[arg(long, help_heading = "What to do")]
+    no_verify: bool,
+
+    /// Boot this installer image, a tarball in the stock layout [default: the stock image]
+    #[arg(long, value_name = "FILE|URL", help_heading = "Installer")]
+    kexec: Option<Image>,
+    /// Hand these flags to the image's `kexec/run`
+    #[arg(
+        long,
+        value_name = "FLAGS",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        help_heading = "Installer"
+    )]
+    kexec_extra_flags: String,
+    /// Boot the installer even where one runs already
+    #[arg(long, help_heading = "Installer")]
+    force_kexec: bool,
+
+    /// Log in with this private key
+    #[arg(short, value_name = "FILE", help_heading = "Link")]
+    identity: Option<PathBuf>,
+    /// Port of the machine's ssh server
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..),
+        help_heading = "Link"
+    )]
+    ssh_port: Option<u16>,
+    /// Port of the installer's ssh server [default: 22 after kexec]
+    #[arg(
+        long,
+        value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..),
+        help_heading = "Link"
+    )]
+    post_kexec_ssh_port: Option<u16>,
+    /// Hand an option to ssh (can be repeated)
+    #[arg(long, value_name = "KEYWORD=VALUE", help_heading = "Link")]
+    ssh_option: Vec<SshOption>,
+    /// What to do about a host key that ssh does not know
+    #[arg(long, value_enum, default_value_t, value_name = "POLICY", help_heading = "Link")]
+    host_key_policy: Policy,
+    /// Take only a host key with this fingerprint (can be repeated)
+    #[arg(long, value_name = "SHA256:…", help_heading = "Link")]
+    host_key: Vec<Fingerprint>,
+    /// Try again for this long when the link is lost: a number and `s`, `m` or `h`
+    #[arg(long, value_name = "TIME", default_value = "1h", help_heading = "Link")]
+    reconnect_timeout: Patience,
+
+    /// Where to build
+    #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = "Nix")]
+    build_on: Place,
+    /// Set a setting of Nix (can be repeated)
+    #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], help_heading = "Nix")]
+    option: Vec<String>,
+    /// Show the output of builders
+    #[arg(short = 'L', long, help_heading = "Nix")]
+    print_build_logs: bool,
+    /// Show where an error of the evaluation comes from
+    #[arg(long, help_heading = "Nix")]
+    show_trace: bool,
+
+    /// Show the output of programs too; twice shows everything
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
+    verbose: u8,
+    /// The same as `-vv -L`
+    #[arg(long, help_heading = "Output")]
+    debug: bool,
+    /// Print events to stdout, one JSON object a line
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Mode {
+    /// Destroy, format and mount
+    #[default]
+    Disko,
+    /// Mount what is there
+    Mount,
+    /// Create what is missing and mount
+    Format,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Policy {
+    /// Ask on a terminal; without one accept it and warn
+    #[default]
+    Ask,
+    /// Refuse it
+    Strict,
+    /// Accept it
+    AcceptNew,
+    /// Accept any key, even one that differs from the known one
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Place {
+    /// Where it can be built; today that is here
+    #[default]
+    Auto,
+    /// Here
+    Local,
+}
+
+impl Cli {
+    /// Returns the command, which is to install where none is named.
+    pub fn command(self) -> Command {
+        self.command.unwrap_or_else(|| Command::Install(Box::new(self.install)))
+    }
+}
+
+impl InstallArgs {
+    /// Returns what the user wants, whole and checked. Every failure is one of usage.
+    pub fn request(self) -> Result<Request, Failure> {
+        let target = self.host.or(self.target_host).ok_or_else(|| {
+            Failure::new("cannot tell which machine to install").hint("name it: `landfall … root@HOST`")
+        })?;
+        let store_paths = self.store_paths.and_then(|paths| <[PathBuf; 2]>::try_from(paths).ok());
+        let source = match (self.flake, store_paths) {
+            (Some(flake), _) => Some(Source::Flake(flake)),
+            (None, Some([disko, system])) => Some(Source::StorePaths { disko, system }),
+            (None, None) => None,
+        };
+        let request = Request {
+            target,
+            source,
+            phases: self.phases,
+            kexec: Kexec {
+                image: self.kexec.unwrap_or(Image::Default),
+                extra_flags: self.kexec_extra_flags,
+                force: self.force_kexec,
+            },
+            login: Login {
+                identity: self.identity,
+                port: self.ssh_port,
+                post_kexec_port: self.post_kexec_ssh_port,
+                options: self.ssh_option,
+            },
+            host_key: self.host_key_policy.into(),
+            fingerprints: self.host_key,
+            disko_mode: self.disko_mode.into(),
+            extra_files: self.extra_files,
+            copy_host_keys: self.copy_host_keys,
+            nix: NixOptions {
+                build_on: self.build_on.into(),
+                settings: pairs(self.option),
+                print_build_logs: self.print_build_logs || self.debug,
+                show_trace: self.show_trace,
+            },
+            yes: self.yes,
+            fresh: self.fresh,
+            verify: !self.no_verify,
+            reconnect_timeout: self.reconnect_timeout.0,
+            output: Output {
+                json: self.json,
+                verbosity: if self.debug { 2 } else { self.verbose.min(2) },
+            },
+        };
+        request.checked()
+    }
+}
+
+/// clap hands the values of an option that takes two and can be repeated over in one row.
+fn pairs(row: Vec<String>) -> Vec<(String, String)> {
+    let mut row = row.into_iter();
+    std::iter::from_fn(|| row.next().zip(row.next())).collect()
+}
+
+impl From<Mode> for DiskoMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Disko => Self::Disko,
+            Mode::Mount => Self::Mount,
+            Mode::Format => Self::Format,
+        }
+    }
+}
+
+impl From<Policy> for HostKeyPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Ask => Self::Ask,
+            Policy::Strict => Self::Strict,
+            Policy::AcceptNew => Self::AcceptNew,
+            Policy::Off => Self::Off,
+        }
+    }
+}
+
+impl From<Place> for BuildOn {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Auto => Self::Auto,
+            Place::Local => Self::Local,
+        }
+    }
+}
