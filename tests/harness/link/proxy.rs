@@ -1,0 +1,310 @@
+//! Carries connections from the operator's port to the machine's, under the line's conditions.
+//!
+//! Each direction of a connection is a reader, a queue and a writer:
+//!
+//! ```text
+//!   read -> wait for the shared line (rate) -> queue, stamped with its arrival -> wait (delay) -> write
+//! ```
+//!
+//! The rate is taken before the queue, so the sender feels back-pressure and the queue holds no more
+//! than what is under way.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt::Linger};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpSocket, TcpStream},
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{Carrier, Conditions};
+
+/// One read; small enough that a slow line is shared fairly.
+const CHUNK: usize = 16 * 1024;
+/// Chunks under way per direction: 8 MiB, above bandwidth times delay of every line that is shown.
+const UNDER_WAY: usize = 512;
+/// A connection that lost its far end is kept this long: about what a kernel retransmits for.
+const HOLD: Duration = Duration::from_secs(15 * 60);
+/// Between the end of the machine's sockets and the news that the machine is off; seen: 4 ms.
+const NEWS: Duration = Duration::from_millis(40);
+
+/// Where the machine's end of the line is; `None` while the machine has no power.
+pub type Far = Option<SocketAddr>;
+
+/// The operator's end of the line, and all that passes over it.
+#[derive(Debug)]
+pub struct Line {
+    /// Bound and never listening: keeps the port while the line is cut.
+    _holder: TcpSocket,
+    port: u16,
+    conditions: watch::Receiver<Conditions>,
+    far: watch::Receiver<Far>,
+    /// Counts signs of life from the machine: what hangs since a power cut is reset by one.
+    alive: watch::Sender<u64>,
+    up: Pace,
+    down: Pace,
+}
+
+/// How one connection came to its end.
+enum End {
+    /// Both sides closed.
+    Closed,
+    /// The line was cut, or one side reset it.
+    Reset,
+    /// The machine lost its power: the operator's end hangs until it is heard of again.
+    Dead,
+    /// The line forgot this connection: the operator's end hangs.
+    Forgotten,
+}
+
+impl Line {
+    /// Takes a loopback port: the one that is asked for if it is free, else any.
+    pub fn bind(
+        port: Option<u16>,
+        conditions: watch::Receiver<Conditions>,
+        far: watch::Receiver<Far>,
+    ) -> Result<Self> {
+        let holder = match port.map(hold) {
+            Some(Ok(holder)) => holder,
+            Some(Err(_)) | None => hold(0).context("taking a port on loopback")?,
+        };
+        let port = holder.local_addr().context("asking for the port")?.port();
+        let (up, down) = (Pace::default(), Pace::default());
+        Ok(Self {
+            _holder: holder,
+            port,
+            conditions,
+            far,
+            alive: watch::Sender::new(0),
+            up,
+            down,
+        })
+    }
+
+    /// The operator's port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Carries connections; ends only when the port cannot be listened on.
+    pub async fn serve(self: Arc<Self>) -> Result<()> {
+        let mut conditions = self.conditions.clone();
+        loop {
+            became(&mut conditions, |now| now.carrier != Carrier::Cut).await;
+            let listener = hold(self.port)
+                .and_then(|socket| socket.listen(128))
+                .context("listening for the operator")?;
+            let mut open = JoinSet::new();
+            loop {
+                tokio::select! {
+                    () = became(&mut conditions, |now| now.carrier == Carrier::Cut) => break,
+                    Ok((client, _)) = listener.accept() => {
+                        open.spawn(Arc::clone(&self).carry(client));
+                    }
+                    Some(_) = open.join_next() => {}
+                }
+            }
+            drop(listener);
+            // each connection sees the cut and resets itself
+            while open.join_next().await.is_some() {}
+        }
+    }
+
+    /// One connection, from its acceptance to its end.
+    async fn carry(self: Arc<Self>, mut client: TcpStream) {
+        let cut = async {
+            let mut conditions = self.conditions.clone();
+            became(&mut conditions, |now| now.carrier == Carrier::Cut).await;
+        };
+        let end = tokio::select! {
+            () = cut => End::Reset,
+            end = self.forward(&mut client) => end,
+        };
+        if !matches!(end, End::Closed) {
+            reset(&client);
+        }
+    }
+
+    async fn forward(&self, client: &mut TcpStream) -> End {
+        let Some(mut machine) = self.reach().await else {
+            return End::Reset;
+        };
+        let half_opened = self.half_opened();
+        let end = {
+            let (from_client, to_client) = client.split();
+            let (from_machine, to_machine) = machine.split();
+            let both = async {
+                let (up, down) = tokio::join!(
+                    self.pump(from_client, to_machine, &self.up, false),
+                    self.pump(from_machine, to_client, &self.down, true),
+                );
+                up.and(down)
+            };
+            tokio::select! {
+                () = half_opened => End::Forgotten,
+                () = self.power_lost() => End::Dead,
+                result = both => match result {
+                    Ok(()) => End::Closed,
+                    Err(_) if self.is_off().await => End::Dead,
+                    Err(_) => End::Reset,
+                },
+            }
+        };
+        if !matches!(end, End::Closed) {
+            reset(&machine);
+        }
+        drop(machine);
+        // in the dark nothing is read and nothing is answered
+        let mut alive = self.alive.subscribe();
+        let _ = match end {
+            End::Dead => timeout(HOLD, alive.changed()).await.is_ok(),
+            End::Forgotten => timeout(HOLD, std::future::pending::<()>()).await.is_ok(),
+            End::Closed | End::Reset => true,
+        };
+        end
+    }
+
+    /// Connects to the machine; while it has no power, or its port is not there yet, the operator
+    /// waits as for a host that does not answer.
+    async fn reach(&self) -> Option<TcpStream> {
+        let mut far = self.far.clone();
+        let deadline = Instant::now() + HOLD;
+        while Instant::now() < deadline {
+            self.carrying().await;
+            let address = *far.borrow_and_update();
+            if let Some(address) = address
+                && let Ok(stream) = TcpStream::connect(address).await
+            {
+                let _ = stream.set_nodelay(true);
+                return Some(stream);
+            }
+            let _ = timeout(Duration::from_millis(200), far.changed()).await;
+        }
+        None
+    }
+
+    async fn pump(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        pace: &Pace,
+        from_machine: bool,
+    ) -> io::Result<()> {
+        let (queue, mut arrivals) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+        let read = async move {
+            loop {
+                self.carrying().await;
+                let mut chunk = vec![0; CHUNK];
+                let count = from.read(&mut chunk).await?;
+                if count == 0 {
+                    if from_machine && self.is_off().await {
+                        return Err(io::ErrorKind::ConnectionReset.into());
+                    }
+                    return Ok(());
+                }
+                if from_machine {
+                    self.alive.send_modify(|count| *count += 1);
+                }
+                chunk.truncate(count);
+                let now = *self.conditions.borrow();
+                sleep_until(pace.reserve(now.airtime(count))).await;
+                if queue
+                    .send((Instant::now() + now.delay(), chunk))
+                    .await
+                    .is_err()
+                {
+                    return Ok(());
+                }
+            }
+        };
+        let write = async {
+            while let Some((due, chunk)) = arrivals.recv().await {
+                sleep_until(due).await;
+                self.carrying().await;
+                to.write_all(&chunk).await?;
+            }
+            to.shutdown().await
+        };
+        tokio::try_join!(read, write).map(|_| ())
+    }
+
+    /// Waits while the line is stalled.
+    async fn carrying(&self) {
+        let mut conditions = self.conditions.clone();
+        became(&mut conditions, |now| now.carrier != Carrier::Stalled).await;
+    }
+
+    /// Waits until open connections are to lose their far end; counts from this call.
+    fn half_opened(&self) -> impl Future<Output = ()> {
+        let mut conditions = self.conditions.clone();
+        let before = conditions.borrow().half_opened;
+        async move { became(&mut conditions, |now| now.half_opened > before).await }
+    }
+
+    async fn power_lost(&self) {
+        let mut far = self.far.clone();
+        became(&mut far, Option::is_none).await;
+    }
+
+    /// Whether the machine has no power, counting news that are about to arrive.
+    async fn is_off(&self) -> bool {
+        timeout(NEWS, self.power_lost()).await.is_ok()
+    }
+}
+
+/// The shared line in one direction: who comes later waits for who came earlier.
+#[derive(Debug, Default)]
+struct Pace {
+    busy_until: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// Books `airtime` after all that is booked, and says when it is over.
+    fn reserve(&self, airtime: Duration) -> Instant {
+        let mut busy_until = self
+            .busy_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let end = busy_until.map_or(now, |busy| busy.max(now)) + airtime;
+        *busy_until = Some(end);
+        end
+    }
+}
+
+/// Binds a loopback port without listening; port 0 takes any.
+fn hold(port: u16) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    Ok(socket)
+}
+
+/// Makes closing `stream` a reset.
+fn reset(stream: &TcpStream) {
+    let at_once = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let _ = setsockopt(stream, Linger, &at_once);
+}
+
+/// Waits until `fits` holds; for ever if nobody can change the value any more.
+async fn became<T>(value: &mut watch::Receiver<T>, fits: impl Fn(&T) -> bool) {
+    if value.wait_for(fits).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
