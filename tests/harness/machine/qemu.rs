@@ -1,0 +1,261 @@
+//! One run of the emulator, from power-on to the moment it ends, and why it ended.
+
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::Write,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    process::{Child, Command},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    disk,
+    spec::{Boot, Firmware, Parts, Spec},
+};
+
+/// What everything before the installed system gets on its command line.
+const CONSOLE: &str = "console=ttyS0 panic=30 loglevel=4 net.ifnames=0";
+/// The emulator opens its control socket within this; seen: 0.3 s on a busy host.
+const MONITOR_OPENS: Duration = Duration::from_secs(20);
+
+/// Why a machine has no power any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Off {
+    /// The guest asked for a reset: it goes on with whatever its firmware finds.
+    Reset,
+    /// The guest switched itself off.
+    Shutdown,
+    /// The rig pulled the plug.
+    PowerCut,
+    /// The emulator itself ended; the text is its last words.
+    Failed(String),
+}
+
+/// A running emulator.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    /// Collects the reason of the last shutdown the emulator told.
+    reason: JoinHandle<Option<String>>,
+    /// Where the guest's port 22 can be reached.
+    pub ssh: SocketAddr,
+    /// Process id.
+    pub pid: u32,
+}
+
+impl Qemu {
+    /// Gives power to the machine in `folder`.
+    ///
+    /// The emulator dies with the thread that calls this, however that ends.
+    pub async fn start(
+        folder: &Path,
+        name: &str,
+        spec: &Spec,
+        parts: &Parts,
+        boot: Boot,
+    ) -> Result<Self> {
+        let ssh = free_port()?;
+        let words = folder.join("qemu.log");
+        let errors = OpenOptions::new().create(true).append(true).open(&words)?;
+        // setpriv only asks the kernel for a signal and becomes the emulator
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(&parts.qemu)
+            .args(arguments(folder, name, spec, parts, boot, ssh)?)
+            .stdin(Stdio::null())
+            .stdout(errors.try_clone()?)
+            .stderr(errors)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting setpriv")?;
+        let pid = child.id().context("the emulator ended at once")?;
+        let monitor = folder.join("qmp.sock");
+        let reason = tokio::select! {
+            stream = open_monitor(&monitor) => tokio::spawn(listen(stream?)),
+            _ = child.wait() => bail!("the emulator ended at once: {}", last_words(&words)),
+        };
+        Ok(Self {
+            child,
+            reason,
+            ssh,
+            pid,
+        })
+    }
+
+    /// Waits until the emulator ends.
+    pub async fn ended(&mut self, folder: &Path) -> Off {
+        let status = self.child.wait().await;
+        let told = timeout(Duration::from_secs(2), &mut self.reason).await;
+        match (status, told) {
+            (_, Ok(Ok(Some(reason)))) if reason == "guest-reset" => Off::Reset,
+            (_, Ok(Ok(Some(reason)))) if reason.starts_with("guest-") => Off::Shutdown,
+            _ => Off::Failed(last_words(&folder.join("qemu.log"))),
+        }
+    }
+
+    /// Ends the emulator as a power cut ends a machine; what the guest had not written is lost.
+    pub async fn cut(&mut self) {
+        let _ = self.child.start_kill();
+        let _ = self.child.wait().await;
+        self.reason.abort();
+    }
+}
+
+/// The emulator's command line.
+fn arguments(
+    folder: &Path,
+    name: &str,
+    spec: &Spec,
+    parts: &Parts,
+    boot: Boot,
+    ssh: SocketAddr,
+) -> Result<Vec<OsString>> {
+    let mut line = Line(Vec::new());
+    line.two("-name", name);
+    line.two("-machine", "q35");
+    // no kvm: the device may be there and hang every stock kernel
+    line.two("-accel", "tcg,thread=multi");
+    line.two("-cpu", "max");
+    line.two("-smp", "2");
+    line.two("-m", &spec.memory_mib.to_string());
+    line.two("-display", "none");
+    line.two("-monitor", "none");
+    line.two("-action", "reboot=shutdown");
+    line.file(
+        "-qmp",
+        "unix:",
+        &folder.join("qmp.sock"),
+        ",server=on,wait=off",
+    );
+    line.file(
+        "-chardev",
+        "file,id=serial,append=on,path=",
+        &folder.join("serial.log"),
+        "",
+    );
+    line.two("-serial", "chardev:serial");
+    if spec.firmware == Firmware::Uefi {
+        let vars = folder.join("ovmf-vars.fd");
+        line.file(
+            "-drive",
+            "if=pflash,format=raw,readonly=on,file=",
+            &parts.ovmf_code,
+            "",
+        );
+        line.file("-drive", "if=pflash,format=raw,file=", &vars, "");
+    }
+    for index in 0..spec.disks_gib.len() {
+        let disk = disk::name(index);
+        let options = format!(",if=none,format=raw,discard=unmap,id={disk}");
+        line.file("-drive", "file=", &disk::path(folder, index), &options);
+        line.two(
+            "-device",
+            &format!("virtio-blk-pci,drive={disk},serial=rig-{disk}"),
+        );
+    }
+    let way_out = if spec.offline { ",restrict=on" } else { "" };
+    line.two(
+        "-netdev",
+        &format!("user,id=net,hostfwd=tcp:{ssh}-:22{way_out}"),
+    );
+    line.two("-device", "virtio-net-pci,netdev=net");
+    line.two("-device", "virtio-rng-pci");
+    let kernel = match boot {
+        Boot::Target | Boot::Bare => Some((&parts.target, format!("root=/dev/vda rw {CONSOLE}"))),
+        Boot::Installer => Some((&parts.installer, CONSOLE.to_owned())),
+        Boot::Disk => None,
+    };
+    if let Some((kernel, append)) = kernel {
+        line.file("-kernel", "", &kernel.image, "");
+        line.file("-initrd", "", &kernel.initrd, "");
+        line.two("-append", &append);
+    }
+    Ok(line.0)
+}
+
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn two(&mut self, option: &str, value: &str) {
+        self.0.extend([option.into(), value.into()]);
+    }
+
+    /// A path inside an option list; the emulator reads two commas as one.
+    fn file(&mut self, option: &str, before: &str, path: &Path, after: &str) {
+        let plain = before.is_empty() && after.is_empty();
+        let mut value = OsString::from(before);
+        match path.to_str() {
+            Some(text) if !plain => value.push(text.replace(',', ",,")),
+            _ => value.push(path),
+        }
+        value.push(after);
+        self.0.extend([option.into(), value]);
+    }
+}
+
+/// A port nobody has at the moment. Another program may take it before the emulator does; the
+/// emulator then ends at once, and its keeper tries again.
+fn free_port() -> Result<SocketAddr> {
+    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("finding a free port")?;
+    probe.local_addr().context("finding a free port")
+}
+
+async fn open_monitor(path: &Path) -> Result<UnixStream> {
+    let opened = timeout(MONITOR_OPENS, async {
+        loop {
+            if let Ok(stream) = UnixStream::connect(path).await {
+                break stream;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut stream = opened
+        .await
+        .context("waiting for the emulator's control socket")?;
+    stream
+        .write_all(b"{\"execute\":\"qmp_capabilities\"}\n")
+        .await?;
+    Ok(stream)
+}
+
+/// Reads events until the emulator closes; keeps the reason of its shutdown.
+async fn listen(stream: UnixStream) -> Option<String> {
+    let mut lines = BufReader::new(stream).lines();
+    let mut reason = None;
+    while let Ok(Some(line)) = lines.next_line().await {
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else {
+            continue;
+        };
+        if event["event"] == "SHUTDOWN" {
+            reason = event["data"]["reason"].as_str().map(ToOwned::to_owned);
+        }
+    }
+    reason
+}
+
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.unwrap_or("it said nothing").to_owned()
+}
+
+/// Writes a line of the rig's own into the serial log, so that boots can be told apart.
+pub fn note(folder: &Path, text: &str) -> Result<()> {
+    let path = folder.join("serial.log");
+    let mut log: File = OpenOptions::new().create(true).append(true).open(&path)?;
+    writeln!(log, "\n=== rig: {text} ===").with_context(|| format!("writing {}", path.display()))
+}
