@@ -2,7 +2,7 @@
 # put another system on the disks. It holds no agent; the controller brings its own.
 #
 # What the old system hands over at the kexec is restored by restore.nix; how the result is packed
-# is in tarball.nix. Import this file to build an image of your own, with what it lacks.
+# is in tarball.nix. Import this file to build an image of your own, and add what it lacks.
 {
   lib,
   modulesPath,
@@ -15,6 +15,7 @@
     (modulesPath + "/installer/netboot/netboot.nix")
     # no manuals, no desktop files
     (modulesPath + "/profiles/minimal.nix")
+    ./firmware.nix
     ./restore.nix
     ./tarball.nix
   ];
@@ -66,12 +67,11 @@
   # disko makes RAID volumes of LVM, and the module is not loaded by its tools.
   boot.kernelModules = [ "dm-raid" ];
 
-  # The machine is not known: every storage and network driver, with its firmware.
+  # The machine is not known: every storage and network driver. firmware.nix has their firmware.
   hardware.enableAllHardware = true;
-  hardware.enableRedistributableFirmware = lib.mkDefault true;
 
   boot.initrd.systemd.enable = true;
-  # Somebody at the console is the last way in; there is nothing on this system to protect from them.
+  # The console is the last way in, and there is nothing on this system to protect from it.
   boot.initrd.systemd.emergencyAccess = true;
   services.getty.autologinUser = "root";
   users.users.root.initialHashedPassword = "";
@@ -96,8 +96,8 @@
       PasswordAuthentication = false;
       KbdInteractiveAuthentication = false;
     };
-    # The old system's host keys are put in place before this; only what is missing is made. All three
-    # kinds, because a client remembers one of them and takes another one for an impostor.
+    # The old system's host keys are put in place before this; only what is missing is made. All
+    # three kinds, because a client remembers one of them and takes another one for an impostor.
     hostKeys = [
       {
         type = "ed25519";

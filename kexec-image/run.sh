@@ -10,8 +10,6 @@
 # `find`, `cpio` and `gzip` come from PATH on purpose: on a system that lacks them, whoever starts
 # this script can stand in for them, and can add to the archive on its way.
 set -eu
-# shellcheck disable=SC3040 # not every sh has it, which is why it is asked
-if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi
 
 command_line=@commandLine@
 extra_flags=
@@ -79,8 +77,11 @@ done
 "$here/ip" -4 --json route >"$state/routes-v4.json"
 "$here/ip" -6 --json route >"$state/routes-v6.json"
 
+# In two commands, because a pipe would hide that the first one failed: not every sh has pipefail.
+(cd "$state" && find . | cpio -o -H newc) >"$here/state.cpio"
 : >"$here/initrd.extended"
-(cd "$state" && find . | cpio -o -H newc | gzip -9) >>"$here/initrd"
+gzip -9 <"$here/state.cpio" >>"$here/initrd"
+rm "$here/state.cpio"
 
 # Before 6.1 kexec_file_load takes images that do not start; from then on it may be the only call a
 # locked-down kernel allows.

@@ -59,7 +59,8 @@ in
         ''
           size=$(cat ${build.kexecInstallerTree}/bzImage ${build.kexecInstallerTree}/initrd | wc -c)
           if [ "$size" -gt $((${toString cfg.budgetMiB} << 20)) ]; then
-            echo "error: kernel and initrd are $((size >> 20)) MiB, the budget is ${toString cfg.budgetMiB} MiB" >&2
+            echo "error: refusing to pack kernel and initrd of $((size >> 20)) MiB" >&2
+            echo "caused by: the budget is ${toString cfg.budgetMiB} MiB" >&2
             echo "hint: raise landfall.image.budgetMiB, or leave something out" >&2
             exit 1
           fi
