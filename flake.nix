@@ -1,5 +1,5 @@
 {
-  description = "Installs NixOS on a machine that is reachable over SSH, and keeps going when the link does not";
+  description = "Installs NixOS over SSH, and keeps going when the link does not";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
 
