@@ -50,6 +50,7 @@ let
       "iproute2"
       "jq"
       "kexec-tools"
+      "linux-firmware"
       "lvm2"
       "makeBinaryWrapper"
       "mdadm"

@@ -1,5 +1,5 @@
 {
-  description = "Stands in for nixpkgs where there is no network: names and types, nothing that builds";
+  description = "Stands in for nixpkgs without a network: names and types, nothing that builds";
 
   outputs =
     { self }:

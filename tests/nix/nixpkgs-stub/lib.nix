@@ -19,10 +19,8 @@ let
       );
     toList = x: if isList x then x else [ x ];
     optional = condition: x: if condition then [ x ] else [ ];
-    optionals = condition: xs: if condition then xs else [ ];
     optionalAttrs = condition: set: if condition then set else { };
-    optionalString = condition: text: if condition then text else "";
-    inherit (builtins) concatStringsSep mapAttrs;
+    inherit (builtins) concatStringsSep;
     makeBinPath = packages: builtins.concatStringsSep ":" (map (p: "${p}/bin") packages);
     escapeShellArg = arg: "'${replaceStrings [ "'" ] [ "'\\''" ] (toString arg)}'";
     importTOML = file: builtins.fromTOML (builtins.readFile file);
@@ -34,13 +32,6 @@ let
         from = builtins.stringLength text - builtins.stringLength suffix;
       in
       from >= 0 && builtins.substring from (-1) text == suffix;
-    removeSuffix =
-      suffix: text:
-      if lib.hasSuffix suffix text then
-        builtins.substring 0 (builtins.stringLength text - builtins.stringLength suffix) text
-      else
-        text;
-
     licenses.mit.spdxId = "MIT";
 
     # File sets are lists of paths; what is named has to exist, as it has to in the real one.

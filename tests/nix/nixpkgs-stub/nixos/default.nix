@@ -20,6 +20,7 @@ let
               pkgs
               config
               modulesPath
+              settings
               ;
           }
         else
@@ -81,6 +82,22 @@ let
           )
         ) declared;
 
-  config = evaluate "" options (map (m: m.config) loaded);
+  definitions = map (m: m.config) loaded;
+  config = evaluate "" options definitions;
+
+  # How many options are set. Counting looks at each of them, also where nothing here reads it.
+  count =
+    declared: definitions: value:
+    if isOption declared then
+      if definitions == [ ] then 0 else builtins.seq value 1
+    else
+      builtins.foldl' (
+        sum: name:
+        sum
+        + count declared.${name} (builtins.concatMap (
+          d: lib.optional (d ? ${name}) d.${name}
+        ) definitions) value.${name}
+      ) 0 (builtins.attrNames declared);
+  settings = count options definitions config;
 in
 config.system.build // { inherit config options; }

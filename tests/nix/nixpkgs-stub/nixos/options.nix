@@ -3,6 +3,7 @@
   config,
   lib,
   pkgs,
+  settings,
   ...
 }:
 let
@@ -54,6 +55,7 @@ in
     };
     hardware.enableAllHardware = option bool;
     hardware.enableRedistributableFirmware = option bool;
+    hardware.firmware = withDefault list [ ];
     networking = {
       firewall.enable = option bool;
       hostId = option str;
@@ -86,7 +88,8 @@ in
   config.system.build = {
     kernel = pkgs.runCommand "linux" { } "";
     toplevel = pkgs.runCommand "nixos-system-${config.networking.hostName}" {
-      packages = map toString config.environment.systemPackages;
+      inherit settings;
+      packages = map toString (config.environment.systemPackages ++ config.hardware.firmware);
       scripts = map (service: service.script) (
         builtins.attrValues config.systemd.services
         ++ builtins.attrValues config.boot.initrd.systemd.services
