@@ -1,7 +1,8 @@
 # installer.sh: the stand-in installer, in the layout of the stock kexec tarball: a NixOS-shaped
 # system made from Debian's packages.
-# in: OUT, WORK, RECIPES, INSTALLER_ROOT, WORKSHOP, KERNEL, KEXEC
-# out: OUT/kexec.tar.gz (kexec/{run,bzImage,initrd,kexec,ip,ip.d}), OUT/kernel, OUT/initrd
+# in: OUT, WORK, RECIPES, INSTALLER_ROOT, WORKSHOP, KERNEL, KEXEC, KEY
+# out: OUT/kexec.tar.gz (kexec/{run,bzImage,initrd,kexec,ip,ip.d}); to boot it without a kexec:
+#      OUT/kernel, OUT/initrd (lets the rig's key in)
 set -eu
 . "$RECIPES/debian.sh"
 
@@ -43,8 +44,16 @@ mkdir -p "$units/multi-user.target.wants" "$units/ssh.service.d" "$root/etc/syst
 printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' > "$root/etc/systemd/network/80-dhcp.network"
 ln -sf /usr/lib/systemd/system/systemd-networkd.service "$units/multi-user.target.wants/"
 # not behind the whole boot: login is what everybody waits for
-printf '[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\n\n[Service]\nExecStartPre=\nExecStartPre=/bin/mkdir -p /run/sshd\nExecStartPre=/bin/sh -c "[ -e /etc/ssh/ssh_host_ed25519_key ] || ssh-keygen -q -t ed25519 -N \\"\\" -f /etc/ssh/ssh_host_ed25519_key"\n' \
-  > "$units/ssh.service.d/early.conf"
+cat > "$units/ssh.service.d/early.conf" <<'END'
+[Unit]
+DefaultDependencies=no
+After=local-fs.target
+
+[Service]
+ExecStartPre=
+ExecStartPre=/bin/mkdir -p /run/sshd
+ExecStartPre=/bin/sh -c "[ -e /etc/ssh/ssh_host_ed25519_key ] || ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
+END
 printf 'PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nUsePAM no\n' \
   > "$root/etc/ssh/sshd_config.d/rig.conf"
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
@@ -57,20 +66,23 @@ ln -sf multi-user.target "$root/usr/lib/systemd/system/default.target"
 echo nixos-installer > "$root/etc/hostname"
 : > "$root/etc/machine-id"
 : > "$root/etc/fstab"
+# what systemd rebuilds after an update of /usr is not rebuilt at first boot
+touch -d '+1 day' "$root/etc/.updated" "$root/var/.updated"
 
 tree=$WORK/tree
 mkdir -p "$tree/bin" "$tree/proc" "$tree/sys" "$tree/dev" "$tree/new" "$tree/below" "$tree/rw"
-mksquashfs "$root" "$tree/root.squashfs" -comp zstd -Xcompression-level 9 -noappend -no-progress -quiet
+mksquashfs "$root" "$tree/root.squashfs" -comp zstd -Xcompression-level 9 -noappend -no-progress -quiet -no-xattrs
 cp "$WORKSHOP/root/usr/bin/busybox" "$tree/bin/"
 cp "$RECIPES/installer/init" "$tree/init"
 kernel_modules "$KERNEL" "$version" "$tree/modules" loop squashfs overlay
 
-mkdir -p "$OUT" "$WORK/kexec"
+mkdir -p "$OUT" "$WORK/kexec" "$WORK/extra/ssh"
 # not compressed: nearly all of it is squashfs
-(cd "$tree" && find . | cpio -o -H newc --quiet) > "$OUT/initrd"
+(cd "$tree" && find . | cpio -o -H newc --quiet) > "$WORK/kexec/initrd"
+cp "$KEY/id.pub" "$WORK/extra/ssh/authorized_keys"
+(cat "$WORK/kexec/initrd"; cd "$WORK/extra" && find . | cpio -o -H newc --quiet) > "$OUT/initrd"
 cp "$KERNEL/bzImage" "$OUT/kernel"
-ln "$OUT/initrd" "$WORK/kexec/initrd" || cp "$OUT/initrd" "$WORK/kexec/initrd"
-cp "$OUT/kernel" "$WORK/kexec/bzImage"
+cp "$KERNEL/bzImage" "$WORK/kexec/bzImage"
 cp "$KEXEC/kexec" "$RECIPES/installer/run" "$WORK/kexec/"
 
 # the stock image's ip is one static file; here it takes its libraries along, to run on any target

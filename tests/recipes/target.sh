@@ -43,6 +43,8 @@ echo '/dev/vda / ext4 defaults 0 1' > "$root/etc/fstab"
 echo target > "$root/etc/hostname"
 printf '127.0.0.1 localhost target\n::1 localhost\n' > "$root/etc/hosts"
 : > "$root/etc/machine-id"
+# what systemd rebuilds after an update of /usr is not rebuilt at first boot
+touch -d '+1 day' "$root/etc/.updated" "$root/var/.updated"
 
 mkdir -p "$OUT"
 truncate -s 2G "$OUT/disk.raw"

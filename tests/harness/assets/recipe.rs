@@ -1,0 +1,215 @@
+//! The recipes, what each is made from, and the names that follow from it.
+//!
+//! Reads files and makes nothing.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use blake3::Hasher;
+
+/// The one item that is made from the repository's sources.
+pub(super) const AGENTS: &str = "agents";
+
+/// What the agents are compiled from, in the repository.
+const AGENT_SOURCES: &[&str] = &["Cargo.toml", "Cargo.lock", "agent", "proto"];
+
+/// One item: how it is called, and what it is made from.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    /// The script's name without `.sh`, and the first half of the item's.
+    pub(super) name: &'static str,
+    /// Items it takes from. The script gets each one's folder in a variable: TARGET_ROOT for target-root.
+    pub(super) inputs: &'static [&'static str],
+    /// Further files and folders beside the script that it uses.
+    files: &'static [&'static str],
+}
+
+/// Every recipe stands below those it takes from. The long ones come first where they can.
+pub(super) const RECIPES: &[Recipe] = &[
+    recipe("workshop", &[], &["debian.sh"]),
+    recipe("cross", &[], &[]),
+    recipe(AGENTS, &["cross"], &[]),
+    recipe("installer-root", &[], &["debian.sh"]),
+    recipe("target-root", &[], &["debian.sh"]),
+    recipe("kernel", &[], &["debian.sh"]),
+    recipe("kexec", &[], &["debian.sh"]),
+    recipe("key", &[], &[]),
+    recipe("qemu", &["workshop"], &["debian.sh"]),
+    recipe("nix", &["workshop"], &["debian.sh"]),
+    recipe("boot", &["kernel", "workshop"], &["debian.sh"]),
+    recipe("target", &["kernel", "key", "target-root"], &[]),
+    recipe("bare", &["boot", "key", "workshop"], &["debian.sh", "bare"]),
+    recipe(
+        "installer",
+        &["installer-root", "kernel", "kexec", "key", "workshop"],
+        &["debian.sh", "installer"],
+    ),
+    recipe(
+        "fixture",
+        &["installer-root", "kernel", "key", "workshop"],
+        &["debian.sh", "fixture"],
+    ),
+];
+
+const fn recipe(
+    name: &'static str,
+    inputs: &'static [&'static str],
+    files: &'static [&'static str],
+) -> Recipe {
+    Recipe {
+        name,
+        inputs,
+        files,
+    }
+}
+
+/// Where every item is, or will be.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// The folder of the scripts.
+    pub(super) recipes: PathBuf,
+    items: BTreeMap<&'static str, PathBuf>,
+}
+
+impl Plan {
+    /// Names all items: `items/NAME-HASH`, where the hash covers the script, the files it uses and
+    /// the hashes of the items it takes from.
+    pub(super) fn new(recipes: &Path, repository: &Path, items: &Path) -> Result<Self> {
+        let mut hashes = BTreeMap::new();
+        for recipe in RECIPES {
+            let mut hasher = Hasher::new();
+            feed(&mut hasher, recipe.name.as_bytes());
+            let script = format!("{}.sh", recipe.name);
+            for file in [script.as_str()].iter().chain(recipe.files) {
+                hash_tree(&mut hasher, &recipes.join(file))?;
+            }
+            for input in recipe.inputs {
+                let hash: &blake3::Hash = &hashes[input];
+                feed(&mut hasher, hash.as_bytes());
+            }
+            if recipe.name == AGENTS {
+                for source in AGENT_SOURCES {
+                    hash_tree(&mut hasher, &repository.join(source))?;
+                }
+            }
+            hashes.insert(recipe.name, hasher.finalize());
+        }
+        let place = |(name, hash): (&'static str, blake3::Hash)| {
+            (name, items.join(format!("{name}-{}", &hash.to_hex()[..16])))
+        };
+        Ok(Self {
+            recipes: recipes.to_owned(),
+            items: hashes.into_iter().map(place).collect(),
+        })
+    }
+
+    /// The folder of an item, whether it exists or not.
+    pub(super) fn item(&self, name: &str) -> PathBuf {
+        self.items[name].clone()
+    }
+
+    /// All items' folders.
+    pub(super) fn items(&self) -> impl Iterator<Item = &Path> {
+        self.items.values().map(PathBuf::as_path)
+    }
+}
+
+/// Length first, so that no two lists of texts are the same bytes.
+fn feed(hasher: &mut Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+/// Names below `path`, contents, and who may execute; in the order of names.
+fn hash_tree(hasher: &mut Hasher, path: &Path) -> Result<()> {
+    let reading = || format!("reading {}", path.display());
+    let meta = fs::metadata(path).with_context(reading)?;
+    feed(
+        hasher,
+        path.file_name().unwrap_or_default().as_encoded_bytes(),
+    );
+    if !meta.is_dir() {
+        hasher.update(&[u8::from(meta.permissions().mode() & 0o111 != 0)]);
+        feed(hasher, &fs::read(path).with_context(reading)?);
+        return Ok(());
+    }
+    let mut entries = fs::read_dir(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .with_context(reading)?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    hasher.update(&(entries.len() as u64).to_le_bytes());
+    entries
+        .iter()
+        .try_for_each(|entry| hash_tree(hasher, &entry.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::{Plan, RECIPES};
+
+    fn sample(folder: &Path) {
+        for recipe in RECIPES {
+            fs::write(folder.join(format!("{}.sh", recipe.name)), recipe.name).unwrap();
+        }
+        for shared in ["debian.sh", "Cargo.toml", "Cargo.lock"] {
+            fs::write(folder.join(shared), shared).unwrap();
+        }
+        for tree in ["bare", "installer", "fixture", "agent", "proto"] {
+            fs::create_dir(folder.join(tree)).unwrap();
+            fs::write(folder.join(tree).join("file"), tree).unwrap();
+        }
+    }
+
+    fn changed_by(change: impl FnOnce(&Path)) -> Vec<&'static str> {
+        let folder = tempfile::tempdir().unwrap();
+        sample(folder.path());
+        let plan = || Plan::new(folder.path(), folder.path(), Path::new("/items")).unwrap();
+        let before = plan();
+        change(folder.path());
+        let after = plan();
+        let names = RECIPES.iter().map(|recipe| recipe.name);
+        names
+            .filter(|name| before.item(name) != after.item(name))
+            .collect()
+    }
+
+    #[test]
+    fn item_takes_its_name_from_all_it_is_made_from() {
+        let kernel = changed_by(|folder| fs::write(folder.join("kernel.sh"), "new").unwrap());
+        assert_eq!(
+            kernel,
+            ["kernel", "boot", "target", "bare", "installer", "fixture"]
+        );
+        let bare = changed_by(|folder| fs::write(folder.join("bare/file"), "new").unwrap());
+        assert_eq!(bare, ["bare"]);
+        let source = changed_by(|folder| fs::write(folder.join("agent/new"), "new").unwrap());
+        assert_eq!(source, ["agents"]);
+    }
+
+    #[test]
+    fn nothing_changed_keeps_all_names() {
+        assert!(changed_by(|_| ()).is_empty());
+    }
+
+    #[test]
+    fn every_script_has_its_place() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+        let mut scripts: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter_map(|name| name.strip_suffix(".sh").map(str::to_owned))
+            .filter(|name| name != "debian")
+            .collect();
+        let mut names: Vec<_> = RECIPES.iter().map(|recipe| recipe.name).collect();
+        scripts.sort();
+        names.sort_unstable();
+        assert_eq!(scripts, names);
+    }
+}

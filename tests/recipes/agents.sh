@@ -1,0 +1,34 @@
+# agents.sh: the agent for both architectures, static. With the standard library from rustup where
+# rustup can get it, else built from source by Debian's compiler.
+# in: OUT, WORK, REPOSITORY, CROSS, BUILD (cargo's target folder, kept from one build to the next)
+# out: OUT/landfall-agent-x86_64-linux-musl, OUT/landfall-agent-aarch64-linux-musl
+set -eu
+
+x86_64=x86_64-unknown-linux-musl
+aarch64=aarch64-unknown-linux-musl
+cd "$REPOSITORY"
+export PYTHONPATH="$CROSS/python" CARGO_ZIGBUILD_PYTHON_PATH=/usr/bin/python3
+unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
+
+# LANDFALL_RIG_NO_RUSTUP shows on a machine with rustup what one without it does
+if [ -z "${LANDFALL_RIG_NO_RUSTUP:-}" ] && command -v rustup > /dev/null &&
+  timeout 300 rustup target add "$x86_64" "$aarch64"; then
+  build() { CARGO_TARGET_DIR=$BUILD/rustup "$CROSS/bin/cargo-zigbuild" zigbuild "$@"; }
+  built=$BUILD/rustup
+else
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    -o DPkg::Lock::Timeout=600 rustc-web cargo-web rust-web-src
+  # std comes without start files for these targets: zig's are taken
+  build() {
+    env -u RUSTUP_TOOLCHAIN RUSTFLAGS=-Clink-self-contained=no RUSTC_BOOTSTRAP=1 \
+      CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc PATH="/usr/bin:$PATH" CARGO_TARGET_DIR="$BUILD/debian" \
+      "$CROSS/bin/cargo-zigbuild" zigbuild -Zbuild-std=std,panic_abort "$@"
+  }
+  built=$BUILD/debian
+fi
+build --profile agent --package landfall-agent --target "$x86_64" --target "$aarch64"
+
+mkdir -p "$OUT"
+cp "$built/$x86_64/agent/landfall-agent" "$OUT/landfall-agent-x86_64-linux-musl"
+cp "$built/$aarch64/agent/landfall-agent" "$OUT/landfall-agent-aarch64-linux-musl"
+"$OUT/landfall-agent-x86_64-linux-musl" version
