@@ -3,4 +3,8 @@
 //! Never talks to the target. Start reading at `state.rs`.
 #![expect(clippy::disallowed_methods, reason = "this room is the operator's machine")]
 
+pub mod file;
+
+pub mod agents;
+
 pub mod child;

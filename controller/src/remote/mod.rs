@@ -7,5 +7,10 @@ pub mod ssh;
 pub mod tunnel;
 
 pub mod classify;
+pub mod host_key;
+
+pub mod probe;
+pub mod place;
+pub mod upload;
 
 pub mod link;

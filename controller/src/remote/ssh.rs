@@ -19,21 +19,22 @@ use crate::local::child::{self, Group, Tail};
 
 /// How the host key is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum HostKeys {
-    /// Known keys must match, unknown ones are refused; whichever key is shown is appended to a file.
-    Look {
-        /// Where the key is written.
-        log: PathBuf,
-        /// Connect whatever the key is.
-        any: bool,
-    },
-    /// The key in this file under this alias, and no other.
-    Pinned {
-        /// A known_hosts file of ours.
-        file: PathBuf,
-        /// The name in it.
-        alias: String,
-    },
+enum HostKeys {
+    /// Whichever key is shown is appended to the file.
+    Look { log: PathBuf, trust: Trust },
+    /// The key in this known_hosts file under this alias, and no other.
+    Pinned { file: PathBuf, alias: String },
+}
+
+/// Which key is good enough to log in while nothing is pinned yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// One that the user's ssh knows.
+    Configured,
+    /// One with these fingerprints (`SHA256:…`), whatever the user's ssh knows.
+    Fingerprints(Vec<String>),
+    /// Any.
+    Any,
 }
 
 /// How to reach a machine by ssh.
@@ -127,15 +128,20 @@ impl Ssh {
         self
     }
 
-    /// Writes the key that the machine shows to a file, and trusts it only if the user does already.
-    pub(super) fn looking(mut self, log: &Path, any: bool) -> Self {
-        self.host_keys = Some(HostKeys::Look { log: log.to_owned(), any });
+    /// Writes the key that the machine shows to a file, and logs in only if it is trusted.
+    pub(super) fn looking(mut self, log: &Path, trust: Trust) -> Self {
+        self.host_keys = Some(HostKeys::Look { log: log.to_owned(), trust });
         self
     }
 
     /// Returns the machine as the user named it.
     pub fn destination(&self) -> &str {
         &self.destination
+    }
+
+    /// Whether ssh may ask on a terminal.
+    pub fn asks(&self) -> bool {
+        self.terminal
     }
 
     /// Returns ssh's arguments for running `remote` in the login shell.
@@ -149,6 +155,8 @@ impl Ssh {
         for (name, value) in DEFAULTS {
             option(format!("{name}={value}"));
         }
+        // last, so that an option or a configuration of the user's may be less strict
+        option("StrictHostKeyChecking=yes".to_owned());
         if !self.terminal {
             option("BatchMode=yes".to_owned());
         }
@@ -242,22 +250,26 @@ impl Ssh {
                 ("VerifyHostKeyDNS", "no".to_owned()),
                 ("UpdateHostKeys", "no".to_owned()),
             ],
-            Some(HostKeys::Look { log, any }) => {
-                let strict = if *any { "no" } else { "yes" };
-                let mut options = vec![
-                    ("KnownHostsCommand", known_hosts_command(log)),
-                    ("StrictHostKeyChecking", strict.to_owned()),
-                    ("FingerprintHash", "sha256".to_owned()),
-                    ("UpdateHostKeys", "no".to_owned()),
-                ];
-                if *any {
-                    options.push(("UserKnownHostsFile", "/dev/null".to_owned()));
-                    options.push(("GlobalKnownHostsFile", "/dev/null".to_owned()));
-                }
-                options
-            }
+            Some(HostKeys::Look { log, trust }) => look_options(log, trust),
         }
     }
+}
+
+fn look_options(log: &Path, trust: &Trust) -> Vec<(&'static str, String)> {
+    let pins: &[String] = if let Trust::Fingerprints(pins) = trust { pins } else { &[] };
+    let mut options = vec![
+        ("KnownHostsCommand", known_hosts_command(log, pins)),
+        ("FingerprintHash", "sha256".to_owned()),
+        ("UpdateHostKeys", "no".to_owned()),
+    ];
+    if *trust != Trust::Configured {
+        let strict = if *trust == Trust::Any { "no" } else { "yes" };
+        options.push(("StrictHostKeyChecking", strict.to_owned()));
+        options.push(("UserKnownHostsFile", "/dev/null".to_owned()));
+        options.push(("GlobalKnownHostsFile", "/dev/null".to_owned()));
+        options.push(("VerifyHostKeyDNS", "no".to_owned()));
+    }
+    options
 }
 
 /// Ours, below the user's. A command in the user's configuration would take the place of the one that is run, a shared
@@ -298,12 +310,18 @@ fn option_path(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('%', "%%"))
 }
 
-/// The command that ssh asks for known keys: it knows none, and writes down what it was asked.
+/// The command that ssh asks for known keys: it writes down what it was asked, and knows the keys with these
+/// fingerprints.
 ///
 /// Each line is `reason type key fingerprint`; a connection asks more than once.
-fn known_hosts_command(log: &Path) -> String {
+fn known_hosts_command(log: &Path, pins: &[String]) -> String {
     let log = log.display().to_string().replace('%', "%%");
-    format!(r#"/bin/sh -c 'echo "$1 $2 $3 $4" >>"$0"' "{log}" %I %t %K %f"#)
+    let answer = if pins.is_empty() {
+        String::new()
+    } else {
+        format!(r#"; case "$4" in {}) echo "$5 $2 $3";; esac"#, pins.join("|"))
+    };
+    format!(r#"/bin/sh -c 'echo "$1 $2 $3 $4" >>"$0"{answer}' "{log}" %I %t %K %f %H"#)
 }
 
 /// Quotes a word for any login shell that knows single quotes.

@@ -1,0 +1,242 @@
+//! Which key the machine has, and whether it is believed: learned before anybody logs in, pinned ever after.
+//!
+//! ssh itself does the looking: its `KnownHostsCommand` is told the key that the machine has proved to hold, before ssh
+//! decides. `ssh-keyscan` was not taken, since it knows no jump host and no configuration.
+
+use std::{path::Path, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use landfall_proto::failure::Failure;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    classify::{SshError, Trouble},
+    ssh::{Ssh, Trust},
+};
+use crate::local::file;
+
+/// What is done about a key that is not known yet. A known key must match under each of them but `Off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Ask on a terminal; accept with a warning without one.
+    #[default]
+    Ask,
+    /// Refuse.
+    Strict,
+    /// Accept.
+    AcceptNew,
+    /// Accept anything at first, even a changed key. Within the run it is pinned all the same.
+    Off,
+}
+
+/// A machine's public key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKey {
+    /// Its type, such as `ssh-ed25519`.
+    pub kind: String,
+    /// The key in base 64, as in known_hosts.
+    pub key: String,
+    /// `SHA256:…`, as ssh shows it.
+    pub fingerprint: String,
+}
+
+/// What the first look at a machine found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// The key is trusted already, and the login works.
+    Known(HostKey),
+    /// Nobody knows the key. Nothing was sent to the machine.
+    Unknown(HostKey),
+}
+
+/// What follows from a first look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Trusted,
+    /// Go on and say this.
+    Warn(String),
+    /// Go on if a person agrees; the question, without its mark.
+    Ask(String),
+    /// Stop.
+    Refuse(Failure),
+}
+
+/// Looks which key the machine has.
+///
+/// Logs in only with a key that is trusted under the policy; `pins` (fingerprints) stand above everything that ssh
+/// knows. A changed key is an error. `folder` holds a file for the time of the call.
+pub async fn look(
+    ssh: &Ssh,
+    policy: Policy,
+    pins: &[String],
+    folder: &Path,
+    deadline: Duration,
+) -> Result<Seen, SshError> {
+    let trust = match policy {
+        _ if !pins.is_empty() => Trust::Fingerprints(pins.to_vec()),
+        Policy::Off => Trust::Any,
+        Policy::Ask | Policy::Strict | Policy::AcceptNew => Trust::Configured,
+    };
+    let other = |said: String| SshError {
+        destination: ssh.destination().to_owned(),
+        trouble: Trouble::Other,
+        said,
+    };
+    let log = tempfile::Builder::new().prefix(".host-key-").tempfile_in(folder);
+    let log = log.map_err(|error| other(error.to_string()))?;
+    let result = ssh.clone().looking(log.path(), trust).run("exit 0", &[], deadline).await;
+    let asked = std::fs::read_to_string(log.path()).unwrap_or_default();
+    match (result, shown_key(&asked)) {
+        (Ok(_), Some(key)) => Ok(Seen::Known(key)),
+        (Err(error), Some(key)) if error.trouble == Trouble::HostKeyUnknown => Ok(Seen::Unknown(key)),
+        (Err(error), _) => Err(error),
+        (Ok(_), None) => Err(other(
+            "ssh did not say which key the machine has; a shared connection or an older ssh?".to_owned(),
+        )),
+    }
+}
+
+/// Says what follows from a first look.
+pub fn decide(seen: &Seen, policy: Policy, pins: &[String], host: &str, terminal: bool) -> Verdict {
+    let key = match seen {
+        Seen::Known(_) => return Verdict::Trusted,
+        Seen::Unknown(key) => key,
+    };
+    let HostKey { kind, fingerprint, .. } = key;
+    if !pins.is_empty() {
+        let failure = Failure::new(format!("refusing to connect to {host}"))
+            .because(format!("its key is {fingerprint} ({kind}), and `--host-key` names {}", pins.join(", ")))
+            .hint("check the fingerprint on the machine: `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`")
+            .code("LF0106");
+        return Verdict::Refuse(failure);
+    }
+    match policy {
+        Policy::AcceptNew | Policy::Off => Verdict::Trusted,
+        Policy::Ask if terminal => Verdict::Ask(format!(
+            "the key of {host} is not known yet: {fingerprint} ({kind}). Connect"
+        )),
+        Policy::Ask => Verdict::Warn(format!(
+            "the key of {host} was not known: {fingerprint} ({kind}); continuing because nobody can be asked and no later connection accepts another key"
+        )),
+        Policy::Strict => Verdict::Refuse(
+            Failure::new(format!("refusing to connect to {host}"))
+                .because(format!("its key {fingerprint} ({kind}) is not known"))
+                .hint(format!("if it is right, name it: `--host-key {fingerprint}`"))
+                .code("LF0107"),
+        ),
+    }
+}
+
+/// Whether a word is a fingerprint in the form `SHA256:` and 43 digits of base 64.
+pub fn is_fingerprint(text: &str) -> bool {
+    let digits = text.strip_prefix("SHA256:").unwrap_or_default();
+    digits.len() == 43 && digits.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
+}
+
+/// Writes the key down as the only one for this alias.
+pub fn pin(key: &HostKey, alias: &str, path: &Path) -> Result<(), Failure> {
+    file::write_private(path, format!("{alias} {} {}\n", key.kind, key.key).as_bytes())
+}
+
+/// Finds the last key that ssh asked about.
+fn shown_key(asked: &str) -> Option<HostKey> {
+    asked.lines().rev().find_map(|line| {
+        let mut words = line.split(' ');
+        let (reason, _, key, fingerprint) =
+            (words.next()?, words.next()?, words.next()?, words.next()?);
+        let shown = matches!(reason, "HOSTNAME" | "ADDRESS");
+        let (kind, key) = if shown { plain(key)? } else { return None };
+        Some(HostKey { kind, key, fingerprint: fingerprint.to_owned() })
+    })
+}
+
+/// Takes the plain key out of a certificate; a plain key stays what it is.
+///
+/// After kexec the same key is shown without its certificate. Layout: openssh's PROTOCOL.certkeys.
+fn plain(key: &str) -> Option<(String, String)> {
+    let blob = STANDARD.decode(key).ok()?;
+    let mut rest = &blob[..];
+    let mut field = || -> Option<&[u8]> {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let (field, after) = after.split_at_checked(length)?;
+        rest = after;
+        Some(field)
+    };
+    let kind = String::from_utf8(field()?.to_vec()).ok()?;
+    let Some(base) = kind.strip_suffix("-cert-v01@openssh.com") else {
+        return Some((kind, key.to_owned()));
+    };
+    let parts = match base {
+        "ssh-ed25519" => 1,
+        "ssh-rsa" => 2,
+        _ if base.starts_with("ecdsa-sha2-") => 2,
+        _ => return None,
+    };
+    let _nonce = field()?;
+    let mut out = Vec::new();
+    let mut put = |field: &[u8]| {
+        out.extend(u32::try_from(field.len()).unwrap_or_default().to_be_bytes());
+        out.extend(field);
+    };
+    put(base.as_bytes());
+    for _ in 0..parts {
+        put(field()?);
+    }
+    Some((base.to_owned(), STANDARD.encode(out)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAINr3qOvnWNilGncbvRSsa5IXtzUuQ5V2JpzF3yvmVtUh";
+    const FINGERPRINT: &str = "SHA256:8VqR2eqNmXqCHeNqrk+XdE+kCmbhN9QNXtrfrIcRgLg";
+
+    fn unknown() -> Seen {
+        let asked = format!("ORDER NONE NONE NONE\nHOSTNAME ssh-ed25519 {KEY} {FINGERPRINT}\n");
+        Seen::Unknown(shown_key(&asked).unwrap())
+    }
+
+    #[test]
+    fn key_is_read_from_what_ssh_asked() {
+        let Seen::Unknown(key) = unknown() else { unreachable!() };
+        assert_eq!((&*key.kind, &*key.key, &*key.fingerprint), ("ssh-ed25519", KEY, FINGERPRINT));
+        assert!(is_fingerprint(FINGERPRINT));
+        assert_eq!(shown_key("ORDER NONE NONE NONE\n"), None);
+    }
+
+    #[test]
+    fn certificate_is_reduced_to_its_key() {
+        let field = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
+        let plain_blob = STANDARD.decode(KEY).unwrap();
+        let certificate = [
+            field(b"ssh-ed25519-cert-v01@openssh.com"),
+            field(&[7; 32]),
+            field(&plain_blob[plain_blob.len() - 32..]),
+            vec![0; 100],
+        ];
+        let certificate = STANDARD.encode(certificate.concat());
+        assert_eq!(plain(&certificate), Some(("ssh-ed25519".to_owned(), KEY.to_owned())));
+        assert_eq!(plain("AAAA"), None);
+    }
+
+    #[test]
+    fn policy_decides_about_unknown_keys_only() {
+        let Seen::Unknown(key) = unknown() else { unreachable!() };
+        assert_eq!(decide(&Seen::Known(key), Policy::Strict, &[], "h", false), Verdict::Trusted);
+        let decide = |policy, terminal| decide(&unknown(), policy, &[], "h", terminal);
+        assert_eq!(decide(Policy::AcceptNew, false), Verdict::Trusted);
+        assert!(matches!(decide(Policy::Ask, true), Verdict::Ask(_)));
+        assert!(matches!(decide(Policy::Ask, false), Verdict::Warn(_)));
+        assert!(matches!(decide(Policy::Strict, true), Verdict::Refuse(_)));
+    }
+
+    #[test]
+    fn other_key_than_the_named_one_is_refused() {
+        let pins = ["SHA256:other".to_owned()];
+        let verdict = decide(&unknown(), Policy::AcceptNew, &pins, "h", true);
+        assert!(matches!(verdict, Verdict::Refuse(_)));
+    }
+}

@@ -1,0 +1,186 @@
+//! Where the agent lies on the machine, and the two scripts that put it there.
+//!
+//! Needs of the machine: `sh mkdir chmod rm mv cat wc`. Pure here: scripts out, answers in.
+
+use landfall_proto::{failure::Failure, order::BlobHash};
+
+use super::{probe::Root, ssh::quote};
+
+/// Where the agent lies, or will lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// A folder of root's that nobody else can enter and that allows programs.
+    pub folder: String,
+    /// The hash the agent there says it has; none when it is not there or does not run.
+    pub there: Option<String>,
+    /// How root is reached.
+    pub root: Root,
+}
+
+/// Where to look, best first: memory before disk, and the root user's own folder last.
+const FOLDERS: &str = "/run/landfall-bin /dev/shm/landfall-bin /tmp/landfall-bin /var/tmp/landfall-bin /root/.cache/landfall-bin";
+
+/// Finds a folder that may execute files, and asks an agent that lies there who it is.
+///
+/// A folder of somebody else's, or a link, is passed over: in `/tmp` anybody may have made it first.
+pub fn search(root: Root, hash: &BlobHash) -> String {
+    let script = SEARCH.replace("@folders@", FOLDERS).replace("@name@", &name(hash));
+    format!("exec {}sh -c '{script}'", root.prefix())
+}
+
+const SEARCH: &str = r##"
+umask 077
+echo landfall-place-1
+for d in @folders@; do
+  [ -d "$d" ] || mkdir -p "$d" 2>/dev/null || continue
+  [ ! -L "$d" ] && [ -O "$d" ] || continue
+  chmod 700 "$d" 2>/dev/null || continue
+  t=$d/.try.$$
+  if echo "#!/bin/sh" 2>/dev/null >"$t" && chmod 700 "$t" && "$t" 2>/dev/null; then ok=1; else ok=0; fi
+  rm -f "$t"
+  if [ $ok = 1 ]; then
+    echo "folder $d"
+    if [ -x "$d/@name@" ]; then echo "agent $("$d/@name@" version --json 2>/dev/null)"; fi
+    break
+  fi
+done
+echo landfall-place-end
+"##;
+
+/// Takes the rest of the agent from stdin, and checks it.
+///
+/// Says first from which offset on it wants bytes. What an earlier connection left is copied to a new file: should
+/// that connection still deliver bytes, they go to the old one.
+pub fn receive(root: Root, folder: &str, hash: &BlobHash, size: u64) -> String {
+    let script = RECEIVE.replace("@name@", &name(hash)).replace("@size@", &size.to_string());
+    let script = script.replace("@folder@", folder);
+    format!("exec {}sh -c '{script}'", root.prefix())
+}
+
+const RECEIVE: &str = r#"
+umask 077
+cd "@folder@" || exit 40
+p=@name@.part
+if [ -f $p ]; then
+  cat $p >$p.$$ && mv $p.$$ $p || exit 41
+else
+  : >$p || exit 41
+fi
+s=$(($(wc -c <$p)))
+if [ $s -gt @size@ ]; then : >$p; s=0; fi
+echo "landfall-from $s"
+cat >>$p || exit 42
+s=$(($(wc -c <$p)))
+if [ $s != @size@ ]; then exit 43; fi
+chmod 700 $p && mv $p @name@ || exit 44
+echo "landfall-agent $(./@name@ version --json)"
+"#;
+
+/// Removes the folder with everything in it.
+pub fn remove(root: Root, folder: &str) -> String {
+    format!("exec {}rm -rf {}", root.prefix(), quote(folder))
+}
+
+/// Removes an agent that is not what it should be.
+pub fn discard(root: Root, folder: &str, hash: &BlobHash) -> String {
+    let path = format!("{folder}/{}", name(hash));
+    format!("exec {}rm -f {} {}", root.prefix(), quote(&path), quote(&format!("{path}.part")))
+}
+
+/// Returns the name of the agent's file.
+pub fn name(hash: &BlobHash) -> String {
+    format!("landfall-agent-{hash}")
+}
+
+/// Reads the answer to `search`.
+pub fn found(stdout: &[u8], root: Root, host: &str) -> Result<Place, Failure> {
+    let text = String::from_utf8_lossy(stdout);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let cannot = |why: &str| Failure::new(format!("cannot place the agent on {host}")).because(why);
+    let end = lines.iter().rposition(|line| *line == "landfall-place-end");
+    let begin = end.and_then(|end| lines[..end].iter().rposition(|line| *line == "landfall-place-1"));
+    let (Some(begin), Some(end)) = (begin, end) else {
+        return Err(cannot("the machine's shell did not answer").code("LF0204"));
+    };
+    let answer = |word: &str| lines[begin..end].iter().find_map(|line| line.strip_prefix(word));
+    let folder = answer("folder ").filter(|folder| is_plain_path(folder)).ok_or_else(|| {
+        cannot("no folder of root's allows programs")
+            .because(format!("tried {FOLDERS}"))
+            .hint("mount a file system without noexec: `mount -t tmpfs -o mode=700 tmpfs /run/landfall-bin`")
+            .code("LF0205")
+    })?;
+    let there = answer("agent ").and_then(build_of);
+    Ok(Place { folder: folder.to_owned(), there, root })
+}
+
+/// Reads the offset that `receive` starts from.
+pub fn offset(line: &str) -> Option<u64> {
+    line.trim_end().strip_prefix("landfall-from ")?.parse().ok()
+}
+
+/// Reads the hash that the agent says it has, from what `receive` prints last; empty when it does not run.
+pub fn received(line: &str) -> Option<String> {
+    let json = line.trim_end().strip_prefix("landfall-agent")?;
+    Some(build_of(json.trim_start()).unwrap_or_default())
+}
+
+/// Says what the exit status of `receive` means.
+pub fn refused(status: i32) -> &'static str {
+    match status {
+        40 => "the folder is gone",
+        41 => "keeping what is there already; is there room?",
+        42 => "writing the agent; is there room?",
+        43 => "fewer bytes arrived than were sent",
+        44 => "making it a program",
+        _ => "the machine's shell failed",
+    }
+}
+
+fn build_of(json: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(json).ok()?;
+    Some(value.get("build")?.as_str()?.to_owned())
+}
+
+fn is_plain_path(path: &str) -> bool {
+    path.starts_with('/') && path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
+}
+
+impl Place {
+    /// Returns the command that runs the agent as root with these arguments.
+    pub fn command(&self, hash: &BlobHash, arguments: &str) -> String {
+        format!("exec {}{}/{} {arguments}", self.root.prefix(), self.folder, name(hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_pass_through_any_login_shell() {
+        for script in [SEARCH, RECEIVE] {
+            assert!(!script.contains('\'') && !script.contains('\\'));
+        }
+    }
+
+    #[test]
+    fn place_is_read_from_between_the_marks() {
+        let text = b"noise\nlandfall-place-1\nfolder /dev/shm/landfall-bin\nagent {\"build\":\"ab\"}\nlandfall-place-end\n";
+        let place = found(text, Root::Already, "h").unwrap();
+        assert_eq!(place.folder, "/dev/shm/landfall-bin");
+        assert_eq!(place.there.as_deref(), Some("ab"));
+    }
+
+    #[test]
+    fn machine_without_a_place_is_told() {
+        let failure = found(b"landfall-place-1\nlandfall-place-end\n", Root::Sudo, "h").unwrap_err();
+        assert_eq!(failure.causes[0], "no folder of root's allows programs");
+        assert!(found(b"landfall-place-1\nfolder /a b\nlandfall-place-end\n", Root::Sudo, "h").is_err());
+    }
+
+    #[test]
+    fn agent_that_does_not_run_is_not_there() {
+        let text = b"landfall-place-1\nfolder /x\nagent \nlandfall-place-end\n";
+        assert_eq!(found(text, Root::Already, "h").unwrap().there, None);
+    }
+}
