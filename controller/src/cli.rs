@@ -54,14 +54,14 @@ pub enum Command {
         verbose: u8,
     },
     /// Answers a question of ssh; ssh starts it
-    #[command(name = "__askpass", hide = true)]
+    #[command(name = "__askpass", hide = true, disable_help_flag = true)]
     Askpass {
         /// As ssh hands them over
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
     /// Tells ssh which host keys are the machine's; ssh starts it
-    #[command(name = "__known-hosts", hide = true)]
+    #[command(name = "__known-hosts", hide = true, disable_help_flag = true)]
     KnownHosts {
         /// As ssh hands them over
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -183,10 +183,10 @@ pub struct InstallArgs {
     #[arg(long, help_heading = "Nix")]
     show_trace: bool,
 
-    /// Show the output of programs too; twice shows everything
+    /// Show the output of programs too
     #[arg(short, long, action = ArgAction::Count, help_heading = "Output")]
     verbose: u8,
-    /// The same as `-vv -L`
+    /// The same as `-vv -L --show-trace`
     #[arg(long, help_heading = "Output")]
     debug: bool,
     /// Print events to stdout, one JSON object a line
@@ -270,7 +270,7 @@ impl InstallArgs {
                 build_on: self.build_on.into(),
                 settings: pairs(self.option),
                 print_build_logs: self.print_build_logs || self.debug,
-                show_trace: self.show_trace,
+                show_trace: self.show_trace || self.debug,
             },
             yes: self.yes,
             fresh: self.fresh,
@@ -318,5 +318,87 @@ impl From<Place> for BuildOn {
             Place::Auto => Self::Auto,
             Place::Local => Self::Local,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::request::Phase;
+
+    fn request(line: &str) -> Request {
+        let words = ["landfall"].into_iter().chain(line.split(' '));
+        let Command::Install(args) = Cli::try_parse_from(words).unwrap().command() else {
+            panic!("{line} is not an install");
+        };
+        args.request().unwrap()
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        <Cli as CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn install_is_what_landfall_does_without_a_command() {
+        assert_eq!(request("--flake .#a h"), request("install --flake .#a h"));
+        assert_eq!(request("--flake .#a --target-host h"), request("-f .#a h"));
+        assert_eq!(request("h --flake=.#a"), request("-f.#a h"));
+    }
+
+    #[test]
+    fn defaults_do_everything_and_ask() {
+        let request = request("-f .#a h");
+        assert_eq!(request.phases.iter().collect::<Vec<_>>(), Phase::ALL);
+        assert_eq!(request.kexec, Kexec { image: Image::Default, extra_flags: String::new(), force: false });
+        assert_eq!(request.host_key, HostKeyPolicy::Ask);
+        assert_eq!(request.disko_mode, DiskoMode::Disko);
+        assert_eq!(request.reconnect_timeout.as_secs(), 3600);
+        assert!(request.verify && !request.yes && !request.fresh);
+        assert!(request.warnings().is_empty());
+    }
+
+    #[test]
+    fn options_that_take_two_values_leave_the_host_alone() {
+        let request = request("-s /d /s --option a b h --option c d");
+        assert_eq!(request.source, Some(Source::StorePaths { disko: "/d".into(), system: "/s".into() }));
+        let settings = [("a", "b"), ("c", "d")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(request.nix.settings, settings);
+        assert_eq!(request.target.host, "h");
+    }
+
+    #[test]
+    fn force_kexec_does_not_swallow_what_follows() {
+        assert_eq!(request("-f .#a --force-kexec h").target.host, "h");
+    }
+
+    #[test]
+    fn debug_is_everything() {
+        let request = request("-f .#a --debug h");
+        assert_eq!((request.output.verbosity, request.nix.print_build_logs), (2, true));
+    }
+
+    #[test]
+    fn kexec_alone_needs_no_configuration() {
+        assert_eq!(request("--phases kexec h").source, None);
+    }
+
+    #[test]
+    fn what_has_no_effect_is_warned_about() {
+        let request = request(
+            "-f .#a --phases disko --kexec x --extra-files y --copy-host-keys --ssh-option UserKnownHostsFile=z h",
+        );
+        let warnings = request.warnings();
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+        assert!(warnings.iter().all(|warning| warning.contains("; continuing because ")), "{warnings:?}");
+    }
+
+    #[test]
+    fn helpers_of_ssh_take_any_words() {
+        let words = ["landfall", "__known-hosts", "-h", "ssh-ed25519", "AAAA", "--", "-x"];
+        let command = Cli::try_parse_from(words).unwrap().command();
+        assert!(matches!(command, Command::KnownHosts { args } if args.len() == 5));
     }
 }

@@ -56,6 +56,11 @@ impl Exit {
         self as u8
     }
 
+    /// Returns the one with this number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|exit| exit.code() == code)
+    }
+
     /// Returns what it means, and what may be done next.
     pub fn meaning(self) -> (&'static str, &'static str) {
         match self {

@@ -38,7 +38,6 @@ pub(super) fn size(bytes: u64) -> String {
     if bytes < 1000 {
         return format!("{bytes} B");
     }
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let mut number = bytes as f64 / 1000.0;
     let mut unit = 0;
     // 999.5 would be shown as 1000

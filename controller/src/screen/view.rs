@@ -38,6 +38,15 @@ pub(super) struct Inner {
     pub(super) status: Status,
 }
 
+/// How a thing that is over is to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Good,
+    Quiet,
+    Careful,
+    Bad,
+}
+
 /// The newest progress and words of whatever is under way.
 #[derive(Debug, Default)]
 struct Meter {
@@ -153,9 +162,8 @@ impl Meter {
         }
         match &event.kind {
             Kind::Progress { done, total, unit } => self.sample(event.at_ms, *done, *total, *unit),
-            Kind::Line { text } | Kind::Waiting { what: text } => {
-                self.latest = Some(one_line(text));
-            }
+            Kind::Line { text } => self.latest = Some(one_line(text)),
+            Kind::Waiting { what } => self.latest = Some(format!("waiting for {}", one_line(what))),
             Kind::Retry { attempt, cause } => {
                 self.latest = Some(format!("try {attempt} follows: {}", one_line(cause)));
             }
@@ -220,6 +228,28 @@ impl Meter {
     }
 }
 
+/// Returns in words how a step ended; none for one that has not.
+pub(super) fn ending(status: &Status, took_ms: Option<u64>) -> Option<(Tone, String)> {
+    let took = |word: &str| match took_ms {
+        Some(ms) => format!("{word} {}", text::span_ms(ms)),
+        None => word.split(' ').next().unwrap_or_default().to_owned(),
+    };
+    Some(match status {
+        Status::Waiting | Status::Running => return None,
+        Status::Finished(Outcome::Done | Outcome::Unknown) => (Tone::Good, took("done in")),
+        Status::Finished(Outcome::Warned { message }) => {
+            (Tone::Careful, format!("{}; warning: {}", took("done in"), printable(message)))
+        }
+        Status::Finished(Outcome::Recovered) => (Tone::Quiet, "done before".to_owned()),
+        Status::Finished(Outcome::Skipped { reason }) => {
+            (Tone::Quiet, format!("skipped: {}", printable(reason)))
+        }
+        Status::Failed(failure) => {
+            (Tone::Bad, format!("{}: {}", took("failed after"), printable(&failure.what)))
+        }
+    })
+}
+
 /// Cuts text to its first line, without what could steer a terminal.
 fn one_line(text: &str) -> String {
     printable(text.lines().next().unwrap_or_default()).replace('\t', " ").trim().to_owned()
@@ -252,7 +282,7 @@ pub(super) mod tests {
         );
         assert_eq!(
             view.progress(40_000, false).unwrap(),
-            "40.0 MB of 200 MB (20 %), 666 kB/s, 4 min 0 s left"
+            "40.0 MB of 200 MB (20 %), 667 kB/s, 4 min 0 s left"
         );
     }
 
