@@ -3,12 +3,14 @@
 //! Takes nothing from the user's configuration and remembers no host key.
 
 use std::{
+    io::Read,
+    net::{Ipv4Addr, TcpStream},
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::patience;
 
@@ -16,6 +18,9 @@ use crate::patience;
 const LOOK: Duration = Duration::from_secs(60);
 /// A try while waiting: a machine that is booting accepts and says nothing.
 const TRY: Duration = Duration::from_secs(10);
+
+/// A machine that is up greets within this, over the slowest line that is shown.
+const BANNER: Duration = Duration::from_secs(5);
 
 /// A way to log in as root.
 #[derive(Clone, Debug)]
@@ -50,6 +55,21 @@ impl Ssh {
         })
     }
 
+    /// Waits until something that speaks ssh answers; cheaper than a login on a slow line.
+    pub fn wait_banner(&self, deadline: Duration) -> Result<()> {
+        patience::until(&format!("ssh on port {}", self.port), deadline, || Ok(self.banner().ok()))
+    }
+
+    /// Whether something that speaks ssh answers now.
+    pub fn banner(&self) -> Result<()> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.set_read_timeout(Some(BANNER))?;
+        let mut greeting = [0; 4];
+        stream.read_exact(&mut greeting)?;
+        ensure!(&greeting == b"SSH-", "port {} does not speak ssh", self.port);
+        Ok(())
+    }
+
     fn run_within(&self, what: &str, deadline: Duration) -> Result<Output> {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=2", &deadline.as_secs().to_string(), "ssh"]);
@@ -67,6 +87,8 @@ impl Ssh {
             "StrictHostKeyChecking=no",
             "LogLevel=ERROR",
             "ConnectTimeout=10",
+            "ServerAliveInterval=10",
+            "ServerAliveCountMax=6",
         ] {
             command.args(["-o", option]);
         }

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::table;
 use crate::{
-    link::Change,
+    link::{Carrier, Change},
     machine::{
         control::{Ask, Status, ask},
         qemu::Off,
@@ -167,15 +167,20 @@ pub(super) fn ssh(name: &str, command: &[String]) -> Result<ExitCode> {
         status.running,
         "machine {name} has no power; `cargo rig up --name {name}` gives it some"
     );
+    ensure!(
+        status.link.carrier == Carrier::Up,
+        "the line to {name} is {}; `cargo rig link {name} --restore` ends that",
+        status.link
+    );
     let ssh = Ssh {
         port: status.ssh_port,
         key: status.key,
     };
-    if ssh.run("true")?.status.code() == Some(255) {
+    if ssh.banner().is_err() {
         eprintln!("waiting for machine {name} to answer ...");
+        ssh.wait_banner(LOGIN)
+            .with_context(|| format!("its console is in {}", status.serial_log.display()))?;
     }
-    ssh.wait(LOGIN)
-        .with_context(|| format!("its console is in {}", status.serial_log.display()))?;
     let mut login = ssh.command();
     if command.is_empty() && std::io::stdin().is_terminal() {
         login.arg("-t");
