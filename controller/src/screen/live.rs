@@ -1,6 +1,9 @@
 //! The picture on a terminal: a line for each phase that is over, and below them what is under way, drawn in place.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use landfall_proto::{
@@ -73,7 +76,12 @@ impl Live {
     /// Writes a line above the picture.
     pub(super) fn above(&self, line: &str) {
         // a terminal that is gone does not stop the run
-        let _ = self.all.println(line);
+        let _ = if self.rows.is_empty() {
+            // indicatif would end the line by filling it with blanks
+            writeln!(io::stderr(), "{line}")
+        } else {
+            self.all.println(line)
+        };
     }
 
     /// Takes the picture away, so that somebody else may use the terminal.
