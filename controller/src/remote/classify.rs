@@ -23,6 +23,8 @@ pub enum Trouble {
     HostKeyChanged,
     /// The machine's key is not known.
     HostKeyUnknown,
+    /// The machine shows another key than at the beginning of this run. Never gone past.
+    HostKeySwapped,
     /// Both sides know ssh, but no common algorithm.
     NoCommonAlgorithm,
     /// The connection was closed before anybody logged in: not an ssh server, overloaded, or shutting down.
@@ -121,6 +123,7 @@ impl Trouble {
             Self::AuthRefused => "login refused",
             Self::HostKeyChanged => "another host key",
             Self::HostKeyUnknown => "unknown host key",
+            Self::HostKeySwapped => "another host key than at the beginning of this run",
             Self::NoCommonAlgorithm => "no common algorithm",
             Self::ClosedEarly => "connection closed before login",
             Self::BadIdentity => "unusable private key",
@@ -134,12 +137,21 @@ impl Trouble {
         words.to_owned()
     }
 
+    /// Says what a trouble means on a connection that trusts one key only.
+    pub(super) fn when_pinned(self) -> Self {
+        match self {
+            Self::HostKeyChanged | Self::HostKeyUnknown => Self::HostKeySwapped,
+            other => other,
+        }
+    }
+
     /// Whether waiting may help.
     pub fn may_pass(self) -> bool {
         !matches!(
             self,
             Self::HostKeyChanged
                 | Self::HostKeyUnknown
+                | Self::HostKeySwapped
                 | Self::NoCommonAlgorithm
                 | Self::BadIdentity
                 | Self::BadOption
@@ -154,7 +166,7 @@ impl Trouble {
             Self::TimedOut => "LF0103",
             Self::Unreachable => "LF0104",
             Self::AuthRefused => "LF0105",
-            Self::HostKeyChanged => "LF0106",
+            Self::HostKeyChanged | Self::HostKeySwapped => "LF0106",
             Self::HostKeyUnknown => "LF0107",
             Self::NoCommonAlgorithm => "LF0108",
             Self::ClosedEarly => "LF0109",
@@ -186,6 +198,9 @@ impl Trouble {
             Self::HostKeyUnknown => format!(
                 "log in once with `ssh {destination}` to check the key, or name it with `--host-key SHA256:…`"
             ),
+            Self::HostKeySwapped => {
+                "look at the machine's console: is this still the same machine? compare `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`".to_owned()
+            }
             Self::NoCommonAlgorithm => {
                 "allow the algorithm that the machine offers, such as `--ssh-option HostKeyAlgorithms=+ssh-rsa`".to_owned()
             }
@@ -209,20 +224,27 @@ impl Trouble {
 
 /// Lines of ssh that say nothing about why.
 fn is_noise(line: &str) -> bool {
-    line.starts_with("Warning: Permanently added")
-        || line.starts_with("debug")
-        || line.starts_with("@@@")
-        || line.starts_with("** ")
-        || line.trim_matches(|c: char| c == '@' || c.is_whitespace()).is_empty()
+    line.starts_with("Warning: Permanently added") || line.starts_with("debug") || line.starts_with("** ")
+}
+
+/// Picks the lines of ssh that say why: of its page about a changed key the new fingerprint and where the old one stands.
+fn telling(trouble: Trouble, said: &str) -> Vec<String> {
+    let lines = said.lines().filter(|line| !is_noise(line));
+    if matches!(trouble, Trouble::HostKeyChanged | Trouble::HostKeySwapped) {
+        let of_use = |line: &&str| {
+            line.starts_with("SHA256:") || line.starts_with("Offending") || line.contains("key is known for")
+        };
+        return lines.filter(of_use).map(str::to_owned).collect();
+    }
+    last_lines(&lines.collect::<Vec<_>>().join("\n"), 3)
 }
 
 impl From<SshError> for Failure {
     fn from(error: SshError) -> Self {
-        let said: Vec<&str> = error.said.lines().filter(|line| !is_noise(line)).collect();
         let mut failure = Self::new(format!("cannot connect to {}", error.destination))
             .because(error.trouble.seen())
             .code(error.trouble.code());
-        for line in last_lines(&said.join("\n"), 3) {
+        for line in telling(error.trouble, &error.said) {
             failure = failure.because(format!("ssh: {}", line.trim_start_matches("ssh: ")));
         }
         if let Some(hint) = error.trouble.hint(&error.destination) {

@@ -216,7 +216,8 @@ impl Ssh {
     /// Starts a command in the login shell and returns its standard streams as one connection.
     pub fn tunnel(&self, remote: &str) -> Result<Tunnel, SshError> {
         let child = self.spawn(remote, Stdio::piped())?;
-        Ok(Tunnel::new(child, self.destination.clone()))
+        let pinned = matches!(self.host_keys, Some(HostKeys::Pinned { .. }));
+        Ok(Tunnel::new(child, self.destination.clone(), pinned))
     }
 
     fn spawn(&self, remote: &str, stdin: Stdio) -> Result<tokio::process::Child, SshError> {
@@ -235,6 +236,8 @@ impl Ssh {
     }
 
     fn trouble(&self, trouble: Trouble, said: String) -> SshError {
+        let pinned = matches!(self.host_keys, Some(HostKeys::Pinned { .. }));
+        let trouble = if pinned { trouble.when_pinned() } else { trouble };
         SshError { destination: self.destination.clone(), trouble, said }
     }
 

@@ -23,7 +23,8 @@ use crate::local::child::Tail;
 /// The standard streams of an ssh child. Dropping it ends ssh.
 #[derive(Debug)]
 pub struct Tunnel {
-    stdin: ChildStdin,
+    /// None once this direction is closed: a pipe is closed by dropping it.
+    stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     pulse: Pulse,
     /// Told when the streams are gone, so that ssh is ended.
@@ -42,13 +43,14 @@ pub struct Pulse {
 #[derive(Debug, Clone)]
 pub struct Fate {
     destination: String,
+    pinned: bool,
     tail: Tail,
     ended: watch::Receiver<Option<Option<i32>>>,
 }
 
 impl Tunnel {
-    pub(super) fn new(mut child: Child, destination: String) -> Self {
-        let stdin = child.stdin.take().expect("stdin is piped");
+    pub(super) fn new(mut child: Child, destination: String, pinned: bool) -> Self {
+        let stdin = Some(child.stdin.take().expect("stdin is piped"));
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         let tail = Tail::default();
@@ -67,7 +69,7 @@ impl Tunnel {
             }
         });
         let pulse = Pulse { began: Instant::now(), heard_ms: Arc::default() };
-        let fate = Fate { destination, tail, ended: ended_rx };
+        let fate = Fate { destination, pinned, tail, ended: ended_rx };
         Self { stdin, stdout, pulse, _hold: hold, fate }
     }
 
@@ -123,6 +125,7 @@ impl Fate {
             (None, Some(code)) if code != 0 => Trouble::Remote(code),
             (None, _) => Trouble::Lost,
         };
+        let trouble = if self.pinned { trouble.when_pinned() } else { trouble };
         SshError { destination: self.destination, trouble, said }
     }
 }
@@ -143,15 +146,29 @@ impl AsyncRead for Tunnel {
 }
 
 impl AsyncWrite for Tunnel {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stdin).poll_write(cx, bytes)
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stdin {
+            Some(stdin) => Pin::new(stdin).poll_write(cx, bytes),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdin).poll_flush(cx)
+        match &mut self.stdin {
+            Some(stdin) => Pin::new(stdin).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdin).poll_shutdown(cx)
+        let polled = self.as_mut().poll_flush(cx);
+        if polled.is_ready() {
+            self.stdin = None;
+        }
+        polled
     }
 }

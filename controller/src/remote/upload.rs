@@ -88,7 +88,12 @@ pub async fn place(
     let mut pauses = PAUSE.iter().copied().chain(std::iter::repeat(PAUSE[PAUSE.len() - 1]));
     let mut discarded = false;
     loop {
-        match send(ssh, &place, agent, &mut progress).await {
+        let sent = tokio::time::timeout_at(until, send(ssh, &place, agent, &mut progress)).await;
+        let sent = sent.unwrap_or_else(|_| {
+            let destination = ssh.destination().to_owned();
+            Err(Sending::Ssh(SshError { destination, trouble: Trouble::TimedOut, said: String::new() }))
+        });
+        match sent {
             Ok(build) if build == hash.as_str() => return Ok(Placed { place, hash }),
             Ok(_) if discarded => {
                 return Err(cannot_send(ssh)
