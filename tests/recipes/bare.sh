@@ -19,8 +19,9 @@ chmod 1777 "$root/tmp" "$root/var/tmp"
 cp "$workshop/usr/bin/busybox" "$root/usr/lib/busybox/multi"
 for applet in [ basename cat chmod chown chroot cp cut date dd df dirname dmesg du echo env expr false \
   find free grep head hostname id init insmod ip kill killall ln ls lsmod mkdir mknod mktemp mount mv \
-  nohup od pidof poweroff printf ps pwd readlink reboot rm rmdir sed sleep sort stat sync tail tee test \
+  od pidof poweroff printf ps pwd readlink reboot rm rmdir sed sleep sort stat sync tail tee test \
   touch tr true udhcpc umount uname uniq uptime wc whoami xargs; do
+  chroot "$workshop" busybox --list | grep -qxF "$applet"
   ln -s ../lib/busybox/multi "$root/usr/bin/$applet"
 done
 
@@ -35,7 +36,8 @@ take() {
     done
   done
 }
-take /usr/bin/dash /usr/sbin/sshd /usr/bin/ssh-keygen
+# nohup, because busybox was built without it and `kexec/run` calls it
+take /usr/bin/dash /usr/bin/nohup /usr/sbin/sshd /usr/bin/ssh-keygen
 for helper in "$workshop"/usr/lib/openssh/sshd-*; do take "${helper#"$workshop"}"; done
 cp -L "$workshop/lib64/ld-linux-x86-64.so.2" "$root/usr/lib64/"
 ln -s dash "$root/usr/bin/sh"
