@@ -90,6 +90,10 @@ pub(super) fn up(options: &Options) -> Result<()> {
         println!("{}", serde_json::to_string(&status)?);
     } else {
         show(&status);
+        eprintln!(
+            "\n`cargo rig ssh {}` logs in as soon as it answers",
+            status.name
+        );
     }
     Ok(())
 }
@@ -201,8 +205,4 @@ pub(super) fn show(status: &Status) {
     for line in table::lines(&rows) {
         println!("{line}");
     }
-    eprintln!(
-        "\n`cargo rig ssh {}` logs in as soon as it answers",
-        status.name
-    );
 }

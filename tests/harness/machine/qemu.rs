@@ -132,8 +132,10 @@ fn arguments(
     line.two("-cpu", "max");
     line.two("-smp", "2");
     line.two("-m", &spec.memory_mib.to_string());
+    // without defaults there is no drive for discs that a disko script could trip over
+    line.one("-nodefaults");
+    line.two("-vga", "std");
     line.two("-display", "none");
-    line.two("-monitor", "none");
     line.two("-action", "reboot=shutdown");
     line.file(
         "-qmp",
@@ -190,6 +192,10 @@ fn arguments(
 struct Line(Vec<OsString>);
 
 impl Line {
+    fn one(&mut self, option: &str) {
+        self.0.push(option.into());
+    }
+
     fn two(&mut self, option: &str, value: &str) {
         self.0.extend([option.into(), value.into()]);
     }
