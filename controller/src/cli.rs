@@ -25,6 +25,7 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(
     name = "landfall",
+    bin_name = "landfall",
     version,
     about = "Install NixOS on a machine that is reachable over SSH, and keep going when the link does not",
     after_help = format!("{EXAMPLES}\n\n{}", exit::table()),
@@ -75,6 +76,9 @@ pub struct InstallArgs {
     /// The machine: `user@host`, `ssh://user@host:port`, or an alias of ssh's configuration
     #[arg(value_name = "HOST", conflicts_with = "target_host")]
     host: Option<Target>,
+    /// Whatever follows the machine: taken in so that it can be refused in plain words
+    #[arg(hide = true)]
+    surplus: Vec<String>,
     /// The machine, as an option
     #[arg(long, value_name = "HOST")]
     target_host: Option<Target>,
@@ -87,6 +91,7 @@ pub struct InstallArgs {
         short,
         long,
         num_args = 2,
+        action = ArgAction::Set,
         value_names = ["DISKO", "SYSTEM"],
         conflicts_with_all = ["flake", "disko_mode"],
         help_heading = "What to install"
@@ -108,7 +113,13 @@ pub struct InstallArgs {
     )]
     phases: Phases,
     /// What disko does to the disks
-    #[arg(long, value_enum, default_value_t, value_name = "MODE", help_heading = "What to do")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "MODE",
+        help_heading = "What to do"
+    )]
     disko_mode: Mode,
     /// Erase the disks without asking
     #[arg(short, long, help_heading = "What to do")]
@@ -161,7 +172,13 @@ pub struct InstallArgs {
     #[arg(long, value_name = "KEYWORD=VALUE", help_heading = "Link")]
     ssh_option: Vec<SshOption>,
     /// What to do about a host key that ssh does not know
-    #[arg(long, value_enum, default_value_t, value_name = "POLICY", help_heading = "Link")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "POLICY",
+        help_heading = "Link"
+    )]
     host_key_policy: Policy,
     /// Take only a host key with this fingerprint (can be repeated)
     #[arg(long, value_name = "SHA256:…", help_heading = "Link")]
@@ -171,7 +188,13 @@ pub struct InstallArgs {
     reconnect_timeout: Patience,
 
     /// Where to build
-    #[arg(long, value_enum, default_value_t, value_name = "WHERE", help_heading = "Nix")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "WHERE",
+        help_heading = "Nix"
+    )]
     build_on: Place,
     /// Set a setting of Nix (can be repeated)
     #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], help_heading = "Nix")]
@@ -230,17 +253,30 @@ enum Place {
 impl Cli {
     /// Returns the command, which is to install where none is named.
     pub fn command(self) -> Command {
-        self.command.unwrap_or_else(|| Command::Install(Box::new(self.install)))
+        self.command
+            .unwrap_or_else(|| Command::Install(Box::new(self.install)))
     }
 }
 
 impl InstallArgs {
     /// Returns what the user wants, whole and checked. Every failure is one of usage.
     pub fn request(self) -> Result<Request, Failure> {
+        if let Some(word) = self.surplus.first() {
+            return Err(
+                Failure::new("cannot install more than one machine at a time")
+                    .because(format!("`{word}` is one word too many"))
+                    .hint(
+                        "run landfall once for each machine; put quotes around a value with blanks",
+                    ),
+            );
+        }
         let target = self.host.or(self.target_host).ok_or_else(|| {
-            Failure::new("cannot tell which machine to install").hint("name it: `landfall … root@HOST`")
+            Failure::new("cannot tell which machine to install")
+                .hint("name it: `landfall … root@HOST`")
         })?;
-        let store_paths = self.store_paths.and_then(|paths| <[PathBuf; 2]>::try_from(paths).ok());
+        let store_paths = self
+            .store_paths
+            .and_then(|paths| <[PathBuf; 2]>::try_from(paths).ok());
         let source = match (self.flake, store_paths) {
             (Some(flake), _) => Some(Source::Flake(flake)),
             (None, Some([disko, system])) => Some(Source::StorePaths { disko, system }),
@@ -342,6 +378,17 @@ mod tests {
     }
 
     #[test]
+    fn help_lists_every_exit_code() {
+        let help = <Cli as CommandFactory>::command().render_help().to_string();
+        let rows = help.split_once("Exit codes:\n").unwrap().1;
+        let codes: Vec<u8> = rows
+            .lines()
+            .filter_map(|row| row.split_whitespace().next()?.parse().ok())
+            .collect();
+        assert_eq!(codes, exit::Exit::ALL.map(exit::Exit::code));
+    }
+
+    #[test]
     fn install_is_what_landfall_does_without_a_command() {
         assert_eq!(request("--flake .#a h"), request("install --flake .#a h"));
         assert_eq!(request("--flake .#a --target-host h"), request("-f .#a h"));
@@ -352,7 +399,14 @@ mod tests {
     fn defaults_do_everything_and_ask() {
         let request = request("-f .#a h");
         assert_eq!(request.phases.iter().collect::<Vec<_>>(), Phase::ALL);
-        assert_eq!(request.kexec, Kexec { image: Image::Default, extra_flags: String::new(), force: false });
+        assert_eq!(
+            request.kexec,
+            Kexec {
+                image: Image::Default,
+                extra_flags: String::new(),
+                force: false
+            }
+        );
         assert_eq!(request.host_key, HostKeyPolicy::Ask);
         assert_eq!(request.disko_mode, DiskoMode::Disko);
         assert_eq!(request.reconnect_timeout.as_secs(), 3600);
@@ -363,8 +417,15 @@ mod tests {
     #[test]
     fn options_that_take_two_values_leave_the_host_alone() {
         let request = request("-s /d /s --option a b h --option c d");
-        assert_eq!(request.source, Some(Source::StorePaths { disko: "/d".into(), system: "/s".into() }));
-        let settings = [("a", "b"), ("c", "d")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(
+            request.source,
+            Some(Source::StorePaths {
+                disko: "/d".into(),
+                system: "/s".into()
+            })
+        );
+        let settings =
+            [("a", "b"), ("c", "d")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(request.nix.settings, settings);
         assert_eq!(request.target.host, "h");
     }
@@ -377,7 +438,10 @@ mod tests {
     #[test]
     fn debug_is_everything() {
         let request = request("-f .#a --debug h");
-        assert_eq!((request.output.verbosity, request.nix.print_build_logs), (2, true));
+        assert_eq!(
+            (request.output.verbosity, request.nix.print_build_logs),
+            (2, true)
+        );
     }
 
     #[test]
@@ -392,12 +456,25 @@ mod tests {
         );
         let warnings = request.warnings();
         assert_eq!(warnings.len(), 4, "{warnings:?}");
-        assert!(warnings.iter().all(|warning| warning.contains("; continuing because ")), "{warnings:?}");
+        assert!(
+            warnings
+                .iter()
+                .all(|warning| warning.contains("; continuing because ")),
+            "{warnings:?}"
+        );
     }
 
     #[test]
     fn helpers_of_ssh_take_any_words() {
-        let words = ["landfall", "__known-hosts", "-h", "ssh-ed25519", "AAAA", "--", "-x"];
+        let words = [
+            "landfall",
+            "__known-hosts",
+            "-h",
+            "ssh-ed25519",
+            "AAAA",
+            "--",
+            "-x",
+        ];
         let command = Cli::try_parse_from(words).unwrap().command();
         assert!(matches!(command, Command::KnownHosts { args } if args.len() == 5));
     }

@@ -65,10 +65,19 @@ impl Exit {
     pub fn meaning(self) -> (&'static str, &'static str) {
         match self {
             Self::Done => ("done: all that was asked for", "go on"),
-            Self::Untouched => ("failed; no disk was changed", "fix, run again, or walk away"),
+            Self::Untouched => (
+                "failed; no disk was changed",
+                "fix, run again, or walk away",
+            ),
             Self::Usage => ("the command line is wrong", "read the help"),
-            Self::Changed => ("failed after the point of no return", "run again: it goes on"),
-            Self::Unknown => ("contact lost; the agent may be going on", "run again: it looks"),
+            Self::Changed => (
+                "failed after the point of no return",
+                "run again: it goes on",
+            ),
+            Self::Unknown => (
+                "contact lost; the agent may be going on",
+                "run again: it looks",
+            ),
             Self::Unverified => ("installed, but not back as expected", "look at the console"),
             Self::Bug => ("a bug of landfall", "report it"),
             Self::Interrupted => ("stopped by ctrl-c", "as the `state:` line says"),
@@ -117,7 +126,9 @@ impl MachineState {
         match self {
             Self::Untouched => "is untouched",
             Self::Installer => "runs the installer; its disks are unchanged",
-            Self::Written => "runs the installer; its disks were written to and are not ready to boot",
+            Self::Written => {
+                "runs the installer; its disks were written to and are not ready to boot"
+            }
             Self::Erased => "runs the installer; its disks are erased and not bootable",
             Self::Installed => "is installed, but not yet seen to have booted",
             Self::Verified => "is installed and verified",
@@ -157,14 +168,18 @@ pub struct Trail {
 impl Trail {
     /// Takes an event in. Events seen twice change nothing.
     pub fn take(&mut self, event: &Event) {
-        let Some(step) = event.step.clone() else { return };
+        let Some(step) = event.step.clone() else {
+            return;
+        };
         match &event.kind {
             Kind::StepStarted { .. } => {
                 self.over.remove(&step);
                 self.begun.insert(step);
             }
             // a step that was passed over did nothing, but where kexec had nothing to do there is an installer
-            Kind::StepFinished { outcome: Outcome::Skipped { .. } } if step != "kexec" => {}
+            Kind::StepFinished {
+                outcome: Outcome::Skipped { .. },
+            } if step != "kexec" => {}
             Kind::StepFinished { .. } => {
                 self.begun.insert(step.clone());
                 self.over.insert(step);
@@ -206,7 +221,10 @@ impl Trail {
 
 /// Whether the agent's step of this name is in a set of paths such as `disko/format`.
 fn agent(paths: &BTreeSet<String>, name: &str) -> bool {
-    paths.iter().filter_map(|path| path.rsplit_once('/')).any(|(_, step)| step == name)
+    paths
+        .iter()
+        .filter_map(|path| path.rsplit_once('/'))
+        .any(|(_, step)| step == name)
 }
 
 /// How a command ended.
@@ -223,12 +241,20 @@ pub struct Ended {
 impl Ended {
     /// All that was asked for is done.
     pub fn done(trail: &Trail) -> Self {
-        Self { exit: Exit::Done, state: trail.state(), failure: None }
+        Self {
+            exit: Exit::Done,
+            state: trail.state(),
+            failure: None,
+        }
     }
 
     /// Something failed, and the machine was seen after it.
     pub fn failed(failure: Failure, trail: &Trail) -> Self {
-        Self { exit: trail.exit_on_failure(), state: trail.state(), failure: Some(failure) }
+        Self {
+            exit: trail.exit_on_failure(),
+            state: trail.state(),
+            failure: Some(failure),
+        }
     }
 
     /// The link is gone for good; the machine may have gone on since it was seen.
@@ -237,18 +263,30 @@ impl Ended {
             Exit::Unverified => Exit::Unverified,
             _ => Exit::Unknown,
         };
-        Self { exit, state: trail.state(), failure: Some(failure) }
+        Self {
+            exit,
+            state: trail.state(),
+            failure: Some(failure),
+        }
     }
 
     /// Somebody pressed ctrl-c.
     pub fn interrupted(trail: &Trail) -> Self {
         let failure = Failure::new("stopped by ctrl-c").hint("the same command takes it up again");
-        Self { exit: Exit::Interrupted, state: trail.state(), failure: Some(failure) }
+        Self {
+            exit: Exit::Interrupted,
+            state: trail.state(),
+            failure: Some(failure),
+        }
     }
 
     /// The command line makes no sense.
     pub fn usage(failure: Failure) -> Self {
-        Self { exit: Exit::Usage, state: MachineState::Untouched, failure: Some(failure) }
+        Self {
+            exit: Exit::Usage,
+            state: MachineState::Untouched,
+            failure: Some(failure),
+        }
     }
 }
 
@@ -263,7 +301,9 @@ pub fn write_failure(
     log: Option<&Path>,
     color: bool,
 ) -> io::Result<()> {
-    let Some(failure) = &ended.failure else { return Ok(()) };
+    let Some(failure) = &ended.failure else {
+        return Ok(());
+    };
     let mut part = |label: &str, paint: &str, text: &str| {
         let text = printable(text).trim_end().replace('\n', "\n  ");
         if color {
@@ -272,7 +312,11 @@ pub fn write_failure(
             writeln!(out, "{label}: {text}")
         }
     };
-    let code = if failure.code.is_empty() { String::new() } else { format!(" [{}]", failure.code) };
+    let code = if failure.code.is_empty() {
+        String::new()
+    } else {
+        format!(" [{}]", failure.code)
+    };
     part("error", "31", &format!("{}{code}", failure.what))?;
     for cause in &failure.causes {
         part("caused by", "31", cause)?;
@@ -280,7 +324,9 @@ pub fn write_failure(
     if let Some(host) = host {
         let sentence = ended.state.sentence();
         let text = match ended.exit {
-            Exit::Unknown => format!("when last seen, {host} {sentence}; the agent may be going on"),
+            Exit::Unknown => {
+                format!("when last seen, {host} {sentence}; the agent may be going on")
+            }
             _ => format!("{host} {sentence}"),
         };
         part("state", "36", &text)?;
@@ -301,7 +347,9 @@ pub fn printable(text: &str) -> String {
         (c.is_control() && c != '\n' && c != '\t')
             || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
     };
-    text.chars().map(|c| if harmful(c) { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if harmful(c) { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]
@@ -313,7 +361,13 @@ mod tests {
         for (index, (step, kind)) in events.iter().enumerate() {
             let index = index as u64;
             let step = Some((*step).to_owned());
-            trail.take(&Event { index, light: None, at_ms: 0, step, kind: kind.clone() });
+            trail.take(&Event {
+                index,
+                light: None,
+                at_ms: 0,
+                step,
+                kind: kind.clone(),
+            });
         }
         trail
     }
@@ -331,11 +385,15 @@ mod tests {
     }
 
     fn skipped() -> Kind {
-        finished(Outcome::Skipped { reason: String::new() })
+        finished(Outcome::Skipped {
+            reason: String::new(),
+        })
     }
 
     fn failed() -> Kind {
-        Kind::StepFailed { failure: Failure::new("cannot go on") }
+        Kind::StepFailed {
+            failure: Failure::new("cannot go on"),
+        }
     }
 
     #[track_caller]
@@ -348,26 +406,95 @@ mod tests {
     fn exit_code_tells_whether_a_disk_was_touched() {
         use MachineState::{Erased, Installed, Installer, Untouched, Verified, Written};
         check(&[], Untouched, Exit::Untouched);
-        check(&[("kexec", started()), ("kexec/image", started())], Untouched, Exit::Untouched);
+        check(
+            &[("kexec", started()), ("kexec/image", started())],
+            Untouched,
+            Exit::Untouched,
+        );
         check(&[("kexec", done())], Installer, Exit::Untouched);
         check(&[("kexec", skipped())], Installer, Exit::Untouched);
-        check(&[("kexec", done()), ("disko", started()), ("disko/tools", started())], Installer, Exit::Untouched);
-        check(&[("disko", started()), ("disko/format", started())], Erased, Exit::Changed);
-        check(&[("disko", started()), ("disko/format", skipped())], Installer, Exit::Untouched);
-        check(&[("kexec", done()), ("disko", finished(Outcome::Recovered))], Erased, Exit::Changed);
-        check(&[("disko", skipped()), ("install", started()), ("install/copy", started())], Written, Exit::Changed);
+        check(
+            &[
+                ("kexec", done()),
+                ("disko", started()),
+                ("disko/tools", started()),
+            ],
+            Installer,
+            Exit::Untouched,
+        );
+        check(
+            &[("disko", started()), ("disko/format", started())],
+            Erased,
+            Exit::Changed,
+        );
+        check(
+            &[("disko", started()), ("disko/format", skipped())],
+            Installer,
+            Exit::Untouched,
+        );
+        check(
+            &[("kexec", done()), ("disko", finished(Outcome::Recovered))],
+            Erased,
+            Exit::Changed,
+        );
+        check(
+            &[
+                ("disko", skipped()),
+                ("install", started()),
+                ("install/copy", started()),
+            ],
+            Written,
+            Exit::Changed,
+        );
         check(&[("install/install", started())], Written, Exit::Changed);
-        check(&[("disko/format", done()), ("install/install", started())], Erased, Exit::Changed);
-        check(&[("disko", done()), ("install", done())], Installed, Exit::Changed);
-        check(&[("install", done()), ("reboot", started()), ("reboot", failed())], Installed, Exit::Changed);
-        check(&[("install", done()), ("reboot", done()), ("verify", started()), ("verify", failed())], Installed, Exit::Unverified);
-        check(&[("install", done()), ("reboot", done()), ("verify", done())], Verified, Exit::Changed);
+        check(
+            &[("disko/format", done()), ("install/install", started())],
+            Erased,
+            Exit::Changed,
+        );
+        check(
+            &[("disko", done()), ("install", done())],
+            Installed,
+            Exit::Changed,
+        );
+        check(
+            &[
+                ("install", done()),
+                ("reboot", started()),
+                ("reboot", failed()),
+            ],
+            Installed,
+            Exit::Changed,
+        );
+        check(
+            &[
+                ("install", done()),
+                ("reboot", done()),
+                ("verify", started()),
+                ("verify", failed()),
+            ],
+            Installed,
+            Exit::Unverified,
+        );
+        check(
+            &[("install", done()), ("reboot", done()), ("verify", done())],
+            Verified,
+            Exit::Changed,
+        );
     }
 
     #[test]
     fn skipped_phases_change_nothing() {
-        check(&[("disko", skipped()), ("install", skipped())], MachineState::Untouched, Exit::Untouched);
-        check(&[("verify", skipped())], MachineState::Untouched, Exit::Untouched);
+        check(
+            &[("disko", skipped()), ("install", skipped())],
+            MachineState::Untouched,
+            Exit::Untouched,
+        );
+        check(
+            &[("verify", skipped())],
+            MachineState::Untouched,
+            Exit::Untouched,
+        );
     }
 
     #[test]
@@ -378,7 +505,14 @@ mod tests {
     #[track_caller]
     fn check_text(ended: &Ended, expected: &str) {
         let mut out = Vec::new();
-        write_failure(&mut out, ended, Some("host01"), Some(Path::new("/log")), false).unwrap();
+        write_failure(
+            &mut out,
+            ended,
+            Some("host01"),
+            Some(Path::new("/log")),
+            false,
+        )
+        .unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 

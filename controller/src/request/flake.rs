@@ -49,15 +49,23 @@ impl FromStr for Flake {
             return Err(Invalid("it contains a control character".to_owned()));
         }
         let uri = if uri.is_empty() { "." } else { uri };
-        Ok(Self { uri: uri.to_owned(), config: config(name)? })
+        Ok(Self {
+            uri: uri.to_owned(),
+            config: config(name)?,
+        })
     }
 }
 
 fn config(name: &str) -> Result<String, Invalid> {
-    if name.strip_prefix("nixosConfigurations.").is_some_and(|rest| !rest.is_empty()) {
+    if name
+        .strip_prefix("nixosConfigurations.")
+        .is_some_and(|rest| !rest.is_empty())
+    {
         return Ok(name.to_owned());
     }
-    let quoted = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let quoted = name
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
     let bare = quoted.unwrap_or(name);
     if bare.is_empty() || bare.contains(['"', '\\', '#']) || bare.contains("${") {
         return Err(Invalid(format!("`{name}` is no name of a configuration")));
@@ -79,9 +87,18 @@ mod tests {
         check(".#demo", ".#nixosConfigurations.\"demo\".config.x");
         check("#demo", ".#nixosConfigurations.\"demo\".config.x");
         check(".#my.host", ".#nixosConfigurations.\"my.host\".config.x");
-        check(".#\"my.host\"", ".#nixosConfigurations.\"my.host\".config.x");
-        check("git+file:/a#b#demo", "git+file:/a#b#nixosConfigurations.\"demo\".config.x");
-        check("github:a/b?dir=c#demo", "github:a/b?dir=c#nixosConfigurations.\"demo\".config.x");
+        check(
+            ".#\"my.host\"",
+            ".#nixosConfigurations.\"my.host\".config.x",
+        );
+        check(
+            "git+file:/a#b#demo",
+            "git+file:/a#b#nixosConfigurations.\"demo\".config.x",
+        );
+        check(
+            "github:a/b?dir=c#demo",
+            "github:a/b?dir=c#nixosConfigurations.\"demo\".config.x",
+        );
     }
 
     #[test]
@@ -113,7 +130,14 @@ mod tests {
 
     #[test]
     fn names_that_would_end_the_quotes_are_refused() {
-        for text in [".#a\"b", ".#a${b}", ".#a\\b", ".#\"\"", ".#nixosConfigurations.\n", ".#a\u{7}"] {
+        for text in [
+            ".#a\"b",
+            ".#a${b}",
+            ".#a\\b",
+            ".#\"\"",
+            ".#nixosConfigurations.\n",
+            ".#a\u{7}",
+        ] {
             assert!(text.parse::<Flake>().is_err(), "{text:?}");
         }
     }

@@ -143,7 +143,10 @@ pub struct Output {
 impl Request {
     /// Checks what only the whole can tell, and hands the request back.
     pub fn checked(self) -> Result<Self, Failure> {
-        let needs = self.phases.iter().find(|phase| matches!(phase, Phase::Disko | Phase::Install));
+        let needs = self
+            .phases
+            .iter()
+            .find(|phase| matches!(phase, Phase::Disko | Phase::Install));
         if let (None, Some(phase)) = (&self.source, needs) {
             return Err(Failure::new("cannot tell what to install")
                 .because(format!("phase {phase} needs a configuration"))
@@ -170,18 +173,44 @@ impl Request {
         let install = self.phases.has(Phase::Install);
         let disko = self.phases.has(Phase::Disko);
         let useless = [
-            (!kexec && self.kexec.image != Image::Default, "--kexec", "kexec"),
-            (!kexec && !self.kexec.extra_flags.is_empty(), "--kexec-extra-flags", "kexec"),
+            (
+                !kexec && self.kexec.image != Image::Default,
+                "--kexec",
+                "kexec",
+            ),
+            (
+                !kexec && !self.kexec.extra_flags.is_empty(),
+                "--kexec-extra-flags",
+                "kexec",
+            ),
             (!kexec && self.kexec.force, "--force-kexec", "kexec"),
-            (!kexec && self.login.post_kexec_port.is_some(), "--post-kexec-ssh-port", "kexec"),
-            (!install && self.extra_files.is_some(), "--extra-files", "install"),
-            (!install && self.copy_host_keys, "--copy-host-keys", "install"),
-            (!disko && self.disko_mode != DiskoMode::Disko, "--disko-mode", "disko"),
+            (
+                !kexec && self.login.post_kexec_port.is_some(),
+                "--post-kexec-ssh-port",
+                "kexec",
+            ),
+            (
+                !install && self.extra_files.is_some(),
+                "--extra-files",
+                "install",
+            ),
+            (
+                !install && self.copy_host_keys,
+                "--copy-host-keys",
+                "install",
+            ),
+            (
+                !disko && self.disko_mode != DiskoMode::Disko,
+                "--disko-mode",
+                "disko",
+            ),
         ];
         let useless = useless.into_iter().filter(|(useless, ..)| *useless);
         let mut warnings: Vec<String> = useless
             .map(|(_, option, phase)| {
-                format!("`{option}` has no effect; continuing because phase {phase} is not asked for")
+                format!(
+                    "`{option}` has no effect; continuing because phase {phase} is not asked for"
+                )
             })
             .collect();
         let ours = self.login.options.iter().filter(|option| option.is_ours());

@@ -80,7 +80,10 @@ mod tests {
     #[test]
     fn phases_come_in_canonical_order() {
         let phases: Phases = " reboot,kexec , disko,kexec".parse().unwrap();
-        assert_eq!(phases.iter().collect::<Vec<_>>(), [Phase::Kexec, Phase::Disko, Phase::Reboot]);
+        assert_eq!(
+            phases.iter().collect::<Vec<_>>(),
+            [Phase::Kexec, Phase::Disko, Phase::Reboot]
+        );
         assert!(!phases.has(Phase::Install));
     }
 

@@ -5,8 +5,9 @@ use std::{fmt, net::Ipv6Addr, str::FromStr};
 use super::Invalid;
 
 /// Characters that ssh refuses in a name, because they could reach a shell through `ProxyCommand`.
-const REFUSED: &[char] =
-    &['\'', '"', '`', '$', '\\', ';', '&', '<', '>', '|', '(', ')', '{', '}', ',', '#', '?'];
+const REFUSED: &[char] = &[
+    '\'', '"', '`', '$', '\\', ';', '&', '<', '>', '|', '(', ')', '{', '}', ',', '#', '?',
+];
 
 /// The machine as a user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +44,22 @@ impl FromStr for Target {
         };
         let user = user.map(checked_user).transpose()?;
         let (host, port) = place_and_port(place, is_url)?;
-        Ok(Self { user, host: checked_host(host)?, port })
+        Ok(Self {
+            user,
+            host: checked_host(host)?,
+            port,
+        })
     }
 }
 
 fn checked_user(user: &str) -> Result<String, Invalid> {
-    let refused = user.is_empty() || user.starts_with('-') || !is_plain(user) || user.contains([':', '/']);
-    if refused { Err(Invalid(format!("`{user}` is no name of a user"))) } else { Ok(user.to_owned()) }
+    let refused =
+        user.is_empty() || user.starts_with('-') || !is_plain(user) || user.contains([':', '/']);
+    if refused {
+        Err(Invalid(format!("`{user}` is no name of a user")))
+    } else {
+        Ok(user.to_owned())
+    }
 }
 
 fn checked_host(host: &str) -> Result<String, Invalid> {
@@ -70,7 +80,9 @@ fn checked_host(host: &str) -> Result<String, Invalid> {
 /// Splits `[address]:port` and `host:port`; the latter only in a URL, where a bare IPv6 address cannot stand.
 fn place_and_port(place: &str, is_url: bool) -> Result<(&str, Option<u16>), Invalid> {
     if let Some(rest) = place.strip_prefix('[') {
-        let (host, after) = rest.split_once(']').ok_or_else(|| Invalid("`]` is missing".to_owned()))?;
+        let (host, after) = rest
+            .split_once(']')
+            .ok_or_else(|| Invalid("`]` is missing".to_owned()))?;
         if !is_v6(host) {
             return Err(Invalid(format!("`{host}` is no IPv6 address")));
         }
@@ -109,7 +121,11 @@ mod tests {
     #[track_caller]
     fn check(text: &str, user: Option<&str>, host: &str, port: Option<u16>) {
         let target: Target = text.parse().unwrap();
-        assert_eq!((target.user.as_deref(), &*target.host, target.port), (user, host, port), "{text}");
+        assert_eq!(
+            (target.user.as_deref(), &*target.host, target.port),
+            (user, host, port),
+            "{text}"
+        );
     }
 
     #[track_caller]
@@ -135,7 +151,17 @@ mod tests {
 
     #[test]
     fn what_could_be_an_option_or_reach_a_shell_is_refused() {
-        for text in ["-oProxyCommand=x", "root@-h", "-l@h", "a b", "h;id", "$(id)@h", "h`id`", "h\n", "a|b"] {
+        for text in [
+            "-oProxyCommand=x",
+            "root@-h",
+            "-l@h",
+            "a b",
+            "h;id",
+            "$(id)@h",
+            "h`id`",
+            "h\n",
+            "a|b",
+        ] {
             refuse(text);
         }
     }
@@ -143,8 +169,23 @@ mod tests {
     #[test]
     fn half_an_address_is_refused() {
         for text in [
-            "", "@h", "root@", "h:22", "h:", "[::1", "[h]", "[::1]x", "[::1]:", "ssh://", "ssh://h:0",
-            "ssh://h:70000", "ssh://h:+1", "ssh://h/path", "ssh://u:pw@h", "1:2:3", "http://h",
+            "",
+            "@h",
+            "root@",
+            "h:22",
+            "h:",
+            "[::1",
+            "[h]",
+            "[::1]x",
+            "[::1]:",
+            "ssh://",
+            "ssh://h:0",
+            "ssh://h:70000",
+            "ssh://h:+1",
+            "ssh://h/path",
+            "ssh://u:pw@h",
+            "1:2:3",
+            "http://h",
         ] {
             refuse(text);
         }
@@ -152,6 +193,9 @@ mod tests {
 
     #[test]
     fn ssh_gets_back_what_was_named() {
-        assert_eq!("ssh://root@[::1]:22".parse::<Target>().unwrap().to_string(), "root@::1");
+        assert_eq!(
+            "ssh://root@[::1]:22".parse::<Target>().unwrap().to_string(),
+            "root@::1"
+        );
     }
 }

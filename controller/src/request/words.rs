@@ -33,7 +33,8 @@ pub struct Patience(pub Duration);
 impl Image {
     /// Returns the address of the stock image for a processor, where there is one.
     pub fn stock(arch: &str) -> Option<String> {
-        const STOCK: &str = "https://github.com/nix-community/nixos-images/releases/download/nixos-26.05";
+        const STOCK: &str =
+            "https://github.com/nix-community/nixos-images/releases/download/nixos-26.05";
         let known = matches!(arch, "x86_64" | "aarch64");
         known.then(|| format!("{STOCK}/nixos-kexec-installer-noninteractive-{arch}-linux.tar.gz"))
     }
@@ -56,7 +57,9 @@ impl FromStr for Image {
             }
             "http" | "https" => Err(Invalid("it is no address".to_owned())),
             "file" => Err(Invalid(format!("give the path itself: `{rest}`"))),
-            _ => Err(Invalid(format!("`{scheme}` is not supported; use https, http or a path"))),
+            _ => Err(Invalid(format!(
+                "`{scheme}` is not supported; use https, http or a path"
+            ))),
         }
     }
 }
@@ -74,9 +77,14 @@ impl SshOption {
 
     /// Whether landfall sets this option itself, so that the user's has no effect.
     pub fn is_ours(&self) -> bool {
-        ["StrictHostKeyChecking", "UserKnownHostsFile", "KnownHostsCommand", "BatchMode"]
-            .iter()
-            .any(|ours| ours.eq_ignore_ascii_case(self.name()))
+        [
+            "StrictHostKeyChecking",
+            "UserKnownHostsFile",
+            "KnownHostsCommand",
+            "BatchMode",
+        ]
+        .iter()
+        .any(|ours| ours.eq_ignore_ascii_case(self.name()))
     }
 }
 
@@ -118,7 +126,10 @@ impl FromStr for Fingerprint {
         if digits.len() == 43 && digits.bytes().all(is_digit) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Invalid("a fingerprint is `SHA256:` and 43 characters, as `ssh-keygen -l` prints it".to_owned()))
+            Err(Invalid(
+                "a fingerprint is `SHA256:` and 43 characters, as `ssh-keygen -l` prints it"
+                    .to_owned(),
+            ))
         }
     }
 }
@@ -139,8 +150,12 @@ impl FromStr for Patience {
             return Err(wrong());
         }
         let number: u64 = digits.parse().map_err(|_| wrong())?;
-        let seconds = number.checked_mul(factor).filter(|&seconds| seconds <= 365 * 86400);
-        Ok(Self(Duration::from_secs(seconds.ok_or_else(|| Invalid("that is more than a year".to_owned()))?)))
+        let seconds = number
+            .checked_mul(factor)
+            .filter(|&seconds| seconds <= 365 * 86400);
+        Ok(Self(Duration::from_secs(seconds.ok_or_else(|| {
+            Invalid("that is more than a year".to_owned())
+        })?)))
     }
 }
 
@@ -155,9 +170,15 @@ mod tests {
 
     #[test]
     fn mistyped_path_is_never_an_address() {
-        assert_eq!("./no-such.tar.gz".parse(), Ok(Image::File("./no-such.tar.gz".into())));
+        assert_eq!(
+            "./no-such.tar.gz".parse(),
+            Ok(Image::File("./no-such.tar.gz".into()))
+        );
         assert_eq!("https.tar".parse(), Ok(Image::File("https.tar".into())));
-        assert_eq!("https://h/x.tar".parse(), Ok(Image::Url("https://h/x.tar".to_owned())));
+        assert_eq!(
+            "https://h/x.tar".parse(),
+            Ok(Image::Url("https://h/x.tar".to_owned()))
+        );
         check::<Image>("", false);
         check::<Image>("https://", false);
         check::<Image>("https://h/a b", false);
@@ -186,8 +207,18 @@ mod tests {
 
     #[test]
     fn host_key_options_of_ssh_are_ours() {
-        assert!("stricthostkeychecking=no".parse::<SshOption>().unwrap().is_ours());
-        assert!(!"ServerAliveInterval=5".parse::<SshOption>().unwrap().is_ours());
+        assert!(
+            "stricthostkeychecking=no"
+                .parse::<SshOption>()
+                .unwrap()
+                .is_ours()
+        );
+        assert!(
+            !"ServerAliveInterval=5"
+                .parse::<SshOption>()
+                .unwrap()
+                .is_ours()
+        );
     }
 
     #[test]
@@ -205,7 +236,10 @@ mod tests {
     fn patience_has_a_unit() {
         #[track_caller]
         fn check(text: &str, seconds: Option<u64>) {
-            let read = text.parse::<Patience>().ok().map(|patience| patience.0.as_secs());
+            let read = text
+                .parse::<Patience>()
+                .ok()
+                .map(|patience| patience.0.as_secs());
             assert_eq!(read, seconds, "{text:?}");
         }
         check("0", Some(0));

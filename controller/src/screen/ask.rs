@@ -41,7 +41,9 @@ impl Screen {
             live.clear();
         }
         drop(shared);
-        Pause { screen: self.clone() }
+        Pause {
+            screen: self.clone(),
+        }
     }
 
     /// Asks a question that is answered by `yes`; anything else, and the end of input, is a no.
@@ -68,6 +70,9 @@ async fn read_line() -> Option<String> {
         // the asker may be gone
         let _ = answer.send(matches!(read, Ok(1..)).then_some(line));
     };
-    thread::Builder::new().name("answer".to_owned()).spawn(read).ok()?;
+    thread::Builder::new()
+        .name("answer".to_owned())
+        .spawn(read)
+        .ok()?;
     answered.await.ok().flatten()
 }

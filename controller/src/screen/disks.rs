@@ -11,22 +11,34 @@ pub fn machine_line(facts: &Facts) -> String {
         Firmware::Uefi => "UEFI",
         Firmware::Bios => "BIOS",
     };
-    let system = if facts.os_name.is_empty() { "an unknown system" } else { &facts.os_name };
+    let system = if facts.os_name.is_empty() {
+        "an unknown system"
+    } else {
+        &facts.os_name
+    };
     let disks = match facts.disks.len() {
         1 => "1 disk".to_owned(),
         count => format!("{count} disks"),
     };
     let memory = text::size(facts.memory_total);
-    printable(&format!("{system}, {}, {firmware}, {memory} of memory, {disks}", facts.arch)).replace('\n', " ")
+    printable(&format!(
+        "{system}, {}, {firmware}, {memory} of memory, {disks}",
+        facts.arch
+    ))
+    .replace('\n', " ")
 }
 
 /// Returns a table of disks: device, size, model, serial number, contents. Devices in `erased`, by any of their names,
 /// are marked.
 pub fn disks_table(disks: &[Disk], erased: &[String]) -> Vec<String> {
-    let head = ["", "device", "size", "model", "serial", "contents"].map(str::to_owned).to_vec();
+    let head = ["", "device", "size", "model", "serial", "contents"]
+        .map(str::to_owned)
+        .to_vec();
     let mut rows = vec![head];
     rows.extend(disks.iter().map(|disk| {
-        let is_erased = erased.iter().any(|name| disk.device == *name || disk.links.contains(name));
+        let is_erased = erased
+            .iter()
+            .any(|name| disk.device == *name || disk.links.contains(name));
         let word = |word: &Option<String>| match word.as_deref().map(str::trim) {
             Some(word) if !word.is_empty() => cell(word),
             _ => "-".to_owned(),
@@ -54,14 +66,22 @@ fn contents(disk: &Disk) -> String {
         words.extend(part.label.as_ref().map(|label| format!("\"{label}\"")));
         words.push(text::size(part.size));
         words.extend(part.mounted.iter().map(|at| format!("on {at}")));
-        words.extend(part.holders.iter().map(|holder| format!("used by {holder}")));
+        words.extend(
+            part.holders
+                .iter()
+                .map(|holder| format!("used by {holder}")),
+        );
         words.join(" ")
     });
     let mut parts: Vec<String> = parts.collect();
     if disk.read_only {
         parts.push("read-only".to_owned());
     }
-    if parts.is_empty() { "empty".to_owned() } else { cell(&parts.join(", ")) }
+    if parts.is_empty() {
+        "empty".to_owned()
+    } else {
+        cell(&parts.join(", "))
+    }
 }
 
 fn cell(text: &str) -> String {

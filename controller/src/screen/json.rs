@@ -34,7 +34,11 @@ pub(super) enum Aside {
     /// Something worth knowing, with a reason why going on is right.
     Warning { at_ms: u64, text: String },
     /// The disks of the machine, and those that will be erased.
-    Disks { at_ms: u64, disks: Vec<Disk>, erased: Vec<String> },
+    Disks {
+        at_ms: u64,
+        disks: Vec<Disk>,
+        erased: Vec<String>,
+    },
     /// The state of the link.
     Link { at_ms: u64, link: Link },
     /// The last line.
@@ -53,9 +57,17 @@ pub(super) enum Aside {
 pub(super) enum Link {
     Connecting,
     Up,
-    Silent { since_ms: u64 },
-    Retrying { attempt: u32, since_ms: u64, seen: String },
-    Lost { seen: String },
+    Silent {
+        since_ms: u64,
+    },
+    Retrying {
+        attempt: u32,
+        since_ms: u64,
+        seen: String,
+    },
+    Lost {
+        seen: String,
+    },
 }
 
 /// A line of a recording.
@@ -75,7 +87,11 @@ impl Json {
     pub(super) fn new(out: Box<dyn Write + Send>, host: &str) -> Self {
         let mut json = Self { out };
         let landfall = env!("CARGO_PKG_VERSION").to_owned();
-        json.line(&Header { landfall, format: FORMAT, host: host.to_owned() });
+        json.line(&Header {
+            landfall,
+            format: FORMAT,
+            host: host.to_owned(),
+        });
         json
     }
 
@@ -113,7 +129,12 @@ impl Aside {
 
     pub(super) fn ended(at_ms: u64, ended: &Ended) -> Self {
         let failure = ended.failure.clone();
-        Self::Ended { at_ms, exit: ended.exit.code(), state: ended.state, failure }
+        Self::Ended {
+            at_ms,
+            exit: ended.exit.code(),
+            state: ended.state,
+            failure,
+        }
     }
 }
 
@@ -123,7 +144,15 @@ impl From<&LinkView> for Link {
             LinkView::Connecting => Self::Connecting,
             LinkView::Up => Self::Up,
             LinkView::Silent { since_ms } => Self::Silent { since_ms },
-            LinkView::Retrying { attempt, since_ms, seen } => Self::Retrying { attempt, since_ms, seen },
+            LinkView::Retrying {
+                attempt,
+                since_ms,
+                seen,
+            } => Self::Retrying {
+                attempt,
+                since_ms,
+                seen,
+            },
             LinkView::Lost { seen } => Self::Lost { seen },
         }
     }
@@ -135,7 +164,15 @@ impl From<Link> for LinkView {
             Link::Connecting => Self::Connecting,
             Link::Up => Self::Up,
             Link::Silent { since_ms } => Self::Silent { since_ms },
-            Link::Retrying { attempt, since_ms, seen } => Self::Retrying { attempt, since_ms, seen },
+            Link::Retrying {
+                attempt,
+                since_ms,
+                seen,
+            } => Self::Retrying {
+                attempt,
+                since_ms,
+                seen,
+            },
             Link::Lost { seen } => Self::Lost { seen },
         }
     }
@@ -143,13 +180,19 @@ impl From<Link> for LinkView {
 
 /// Reads the header of a recording.
 pub(super) fn read_header(recording: &mut impl BufRead) -> Result<Header, Failure> {
-    let cannot = || Failure::new("cannot read the recording").hint("record a run with `--json > FILE`");
+    let cannot =
+        || Failure::new("cannot read the recording").hint("record a run with `--json > FILE`");
     let mut line = String::new();
-    recording.read_line(&mut line).map_err(|error| cannot().because("reading its first line").caused_by(&error))?;
+    recording
+        .read_line(&mut line)
+        .map_err(|error| cannot().because("reading its first line").caused_by(&error))?;
     let header: Header = serde_json::from_str(&line)
         .map_err(|error| cannot().because("parsing its first line").caused_by(&error))?;
     if header.format != FORMAT {
-        return Err(cannot().because(format!("it has format {}, this landfall reads {FORMAT}", header.format)));
+        return Err(cannot().because(format!(
+            "it has format {}, this landfall reads {FORMAT}",
+            header.format
+        )));
     }
     Ok(header)
 }
@@ -167,7 +210,9 @@ pub(super) fn read_records(recording: impl BufRead) -> Result<Vec<Record>, Failu
             Err(_) if at + 1 == lines.len() => {}
             Err(error) => {
                 let number = at + 2;
-                return Err(cannot().because(format!("parsing its line {number}")).caused_by(&error));
+                return Err(cannot()
+                    .because(format!("parsing its line {number}"))
+                    .caused_by(&error));
             }
         }
     }
@@ -202,21 +247,36 @@ mod tests {
             light: None,
             at_ms: 7,
             step: Some("disko/format".to_owned()),
-            kind: Kind::Line { text: "x".to_owned() },
+            kind: Kind::Line {
+                text: "x".to_owned(),
+            },
         };
-        let link = LinkView::Retrying { attempt: 2, since_ms: 3, seen: "gone".to_owned() };
-        let aside = Aside::Link { at_ms: 9, link: (&link).into() };
+        let link = LinkView::Retrying {
+            attempt: 2,
+            since_ms: 3,
+            seen: "gone".to_owned(),
+        };
+        let aside = Aside::Link {
+            at_ms: 9,
+            link: (&link).into(),
+        };
         let text = format!(
             "{HEADER}{}\n{}\n",
             serde_json::to_string(&event).unwrap(),
             serde_json::to_string(&aside).unwrap()
         );
-        assert_eq!(read(&text).unwrap(), [Record::Event(event), Record::Aside(aside)]);
+        assert_eq!(
+            read(&text).unwrap(),
+            [Record::Event(event), Record::Aside(aside)]
+        );
     }
 
     #[test]
     fn kinds_of_later_versions_are_skipped() {
-        let records = read(&format!("{HEADER}{{\"index\":0,\"at_ms\":0,\"kind\":\"sang\"}}\n")).unwrap();
+        let records = read(&format!(
+            "{HEADER}{{\"index\":0,\"at_ms\":0,\"kind\":\"sang\"}}\n"
+        ))
+        .unwrap();
         assert!(matches!(&records[..], [Record::Event(event)] if event.kind == Kind::Unknown));
     }
 

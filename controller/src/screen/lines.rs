@@ -41,9 +41,14 @@ impl Lines {
     /// Shows an event that the view has taken in already.
     pub(super) fn event(&mut self, view: &View, event: &Event) {
         let path = event.step.as_deref().unwrap_or_default();
-        let (phase, inner) = path.split_once('/').map_or((path, None), |(phase, inner)| (phase, Some(inner)));
+        let (phase, inner) = path
+            .split_once('/')
+            .map_or((path, None), |(phase, inner)| (phase, Some(inner)));
         let status = match inner {
-            None => view.state.step(phase).map(|step| (&step.status, view.took_ms(phase))),
+            None => view
+                .state
+                .step(phase)
+                .map(|step| (&step.status, view.took_ms(phase))),
             Some(inner) => {
                 let inner = view.inner.iter().find(|known| known.name == inner);
                 inner.map(|inner| (&inner.status, inner.took_ms()))
@@ -51,11 +56,18 @@ impl Lines {
         };
         match &event.kind {
             Kind::RunStarted { steps } if inner.is_none() => {
-                self.at(event.at_ms, &format!("phases: {}", printable(&steps.join(", "))));
+                self.at(
+                    event.at_ms,
+                    &format!("phases: {}", printable(&steps.join(", "))),
+                );
             }
             Kind::Resumed if inner.is_none() => self.at(event.at_ms, "the run is taken up again"),
             Kind::StepStarted { attempt } => {
-                let again = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+                let again = if *attempt > 1 {
+                    format!(", attempt {attempt}")
+                } else {
+                    String::new()
+                };
                 self.step(view, event, &format!("begins{again}"));
             }
             Kind::StepFinished { .. } | Kind::StepFailed { .. } => {
@@ -86,8 +98,14 @@ impl Lines {
         if self.last_line.elapsed() < SILENCE || path.is_empty() || view.state.end.is_some() {
             return;
         }
-        let words = view.progress(now_ms, false).or_else(|| view.latest().map(str::to_owned));
-        let line = format!("{}: {}", name(view, path), words.unwrap_or_else(|| "under way".to_owned()));
+        let words = view
+            .progress(now_ms, false)
+            .or_else(|| view.latest().map(str::to_owned));
+        let line = format!(
+            "{}: {}",
+            name(view, path),
+            words.unwrap_or_else(|| "under way".to_owned())
+        );
         self.at(now_ms, &line);
     }
 
@@ -122,8 +140,14 @@ impl Lines {
 
     fn progress(&mut self, view: &View, event: &Event) {
         let path = event.step.as_deref().unwrap_or_default();
-        let first = self.last_progress.as_ref().is_none_or(|(last, _)| last != path);
-        let due = self.last_progress.as_ref().is_none_or(|&(_, at)| event.at_ms >= at + PROGRESS_MS);
+        let first = self
+            .last_progress
+            .as_ref()
+            .is_none_or(|(last, _)| last != path);
+        let due = self
+            .last_progress
+            .as_ref()
+            .is_none_or(|&(_, at)| event.at_ms >= at + PROGRESS_MS);
         if first {
             // nothing is known of its rate yet
             self.last_progress = Some((path.to_owned(), event.at_ms));
@@ -138,7 +162,9 @@ impl Lines {
 
 impl std::fmt::Debug for Lines {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lines").field("verbosity", &self.verbosity).finish_non_exhaustive()
+        f.debug_struct("Lines")
+            .field("verbosity", &self.verbosity)
+            .finish_non_exhaustive()
     }
 }
 

@@ -17,7 +17,10 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(now: Instant) -> Self {
-        Self { view: LinkView::default(), heard: now }
+        Self {
+            view: LinkView::default(),
+            heard: now,
+        }
     }
 
     /// Takes the newest state; returns a line for a log where there is something new to say.
@@ -27,11 +30,20 @@ impl Link {
         let before = std::mem::replace(&mut self.view, view.clone());
         self.heard = now;
         match (&before, view) {
-            (LinkView::Retrying { attempt: before, seen: seen_before, .. }, LinkView::Retrying { attempt, seen, .. }) => {
+            (
+                LinkView::Retrying {
+                    attempt: before,
+                    seen: seen_before,
+                    ..
+                },
+                LinkView::Retrying { attempt, seen, .. },
+            ) => {
                 let told = seen != seen_before || (attempt != before && attempt.is_power_of_two());
                 told.then(|| self.words(now)).flatten()
             }
-            (LinkView::Retrying { .. } | LinkView::Lost { .. }, LinkView::Up) => Some("link is back".to_owned()),
+            (LinkView::Retrying { .. } | LinkView::Lost { .. }, LinkView::Up) => {
+                Some("link is back".to_owned())
+            }
             (LinkView::Silent { .. }, LinkView::Silent { .. }) => None,
             _ => self.words(now),
         }
@@ -41,12 +53,24 @@ impl Link {
     pub(super) fn words(&self, now: Instant) -> Option<String> {
         let age = now.saturating_duration_since(self.heard);
         let since = |ms: &u64| text::span(Duration::from_millis(*ms) + age);
-        let seen = |seen: &str| if seen.is_empty() { String::new() } else { format!(": {}", printable(seen)) };
+        let seen = |seen: &str| {
+            if seen.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", printable(seen))
+            }
+        };
         match &self.view {
             LinkView::Connecting | LinkView::Up => None,
             LinkView::Silent { since_ms } if *since_ms < QUIET_MS => None,
-            LinkView::Silent { since_ms } => Some(format!("link is silent for {}", since(since_ms))),
-            LinkView::Retrying { attempt, since_ms, seen: what } => Some(format!(
+            LinkView::Silent { since_ms } => {
+                Some(format!("link is silent for {}", since(since_ms)))
+            }
+            LinkView::Retrying {
+                attempt,
+                since_ms,
+                seen: what,
+            } => Some(format!(
                 "link lost{}, trying again (attempt {attempt}){}; the run goes on",
                 match Duration::from_millis(*since_ms) + age {
                     short if short < Duration::from_secs(1) => String::new(),
@@ -64,7 +88,11 @@ mod tests {
     use super::*;
 
     fn retrying(attempt: u32) -> LinkView {
-        LinkView::Retrying { attempt, since_ms: 2000, seen: "connection refused".to_owned() }
+        LinkView::Retrying {
+            attempt,
+            since_ms: 2000,
+            seen: "connection refused".to_owned(),
+        }
     }
 
     #[test]
@@ -83,9 +111,14 @@ mod tests {
     fn many_tries_make_few_lines() {
         let now = Instant::now();
         let mut link = Link::new(now);
-        let told = (1..=100).filter(|&attempt| link.take(&retrying(attempt), now).is_some()).count();
+        let told = (1..=100)
+            .filter(|&attempt| link.take(&retrying(attempt), now).is_some())
+            .count();
         assert_eq!(told, 7);
-        assert_eq!(link.take(&LinkView::Up, now).as_deref(), Some("link is back"));
+        assert_eq!(
+            link.take(&LinkView::Up, now).as_deref(),
+            Some("link is back")
+        );
         assert_eq!(link.take(&LinkView::Up, now), None);
     }
 }

@@ -32,7 +32,12 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn new(target: ProgressDrawTarget, paint: Paint, verbosity: u8) -> Self {
         let all = MultiProgress::with_draw_target(target);
-        Self { all, rows: Vec::new(), paint, verbosity }
+        Self {
+            all,
+            rows: Vec::new(),
+            paint,
+            verbosity,
+        }
     }
 
     /// Shows an event that the view has taken in already.
@@ -65,7 +70,9 @@ impl Live {
         }
         while self.rows.len() < frame.len() {
             let row = self.all.add(ProgressBar::no_length());
-            row.set_style(ProgressStyle::with_template("{wide_msg}").expect("the template is well formed"));
+            row.set_style(
+                ProgressStyle::with_template("{wide_msg}").expect("the template is well formed"),
+            );
             self.rows.push(row);
         }
         for (row, line) in self.rows.iter().zip(frame) {
@@ -96,9 +103,17 @@ impl Live {
 
 /// Returns the lines of a phase that is over, with the agent's steps inside it.
 fn finished(view: &View, phase: &str, paint: Paint) -> Vec<String> {
-    let Some(step) = view.state.step(phase) else { return Vec::new() };
-    let Some((tone, words)) = ending(&step.status, view.took_ms(phase)) else { return Vec::new() };
-    let mut lines = vec![format!("{}{}", head(view, phase, paint), toned(tone, &words, paint))];
+    let Some(step) = view.state.step(phase) else {
+        return Vec::new();
+    };
+    let Some((tone, words)) = ending(&step.status, view.took_ms(phase)) else {
+        return Vec::new();
+    };
+    let mut lines = vec![format!(
+        "{}{}",
+        head(view, phase, paint),
+        toned(tone, &words, paint)
+    )];
     lines.extend(inner_lines(view, paint));
     lines
 }
@@ -112,13 +127,25 @@ fn frame(view: &View, now_ms: u64, link: Option<&str>, paint: Paint) -> Vec<Stri
         let speaks = view.speaker() == step.name;
         let progress = view.progress(now_ms, true).filter(|_| speaks);
         let gap = if progress.is_some() { "  " } else { "" };
-        lines.push(format!("{}{time}{gap}{}", head(view, &step.name, paint), progress.unwrap_or_default()));
+        lines.push(format!(
+            "{}{time}{gap}{}",
+            head(view, &step.name, paint),
+            progress.unwrap_or_default()
+        ));
         lines.extend(inner_lines(view, paint));
-        for inner in view.inner.iter().filter(|inner| inner.status == Status::Running) {
+        for inner in view
+            .inner
+            .iter()
+            .filter(|inner| inner.status == Status::Running)
+        {
             let speaks = view.speaker().rsplit('/').next() == Some(&inner.name);
             let progress = view.progress(now_ms, true).filter(|_| speaks);
             let time = text::span_ms(now_ms.saturating_sub(inner.began_ms));
-            lines.push(format!("{}{}", inner_head(&inner.name), progress.unwrap_or(time)));
+            lines.push(format!(
+                "{}{}",
+                inner_head(&inner.name),
+                progress.unwrap_or(time)
+            ));
         }
         if let Some(latest) = view.latest() {
             lines.push(paint.dim(&format!("        {latest}")));
@@ -134,14 +161,21 @@ fn frame(view: &View, now_ms: u64, link: Option<&str>, paint: Paint) -> Vec<Stri
 fn inner_lines(view: &View, paint: Paint) -> Vec<String> {
     let over = view.inner.iter().filter_map(|inner| {
         let (tone, words) = ending(&inner.status, inner.took_ms())?;
-        Some(format!("{}{}", inner_head(&inner.name), toned(tone, &words, paint)))
+        Some(format!(
+            "{}{}",
+            inner_head(&inner.name),
+            toned(tone, &words, paint)
+        ))
     });
     over.collect()
 }
 
 fn head(view: &View, phase: &str, paint: Paint) -> String {
     let (number, count) = view.number(phase);
-    format!("  {number}/{count} {} ", paint.bold(&format!("{:NAME$}", printable(phase))))
+    format!(
+        "  {number}/{count} {} ",
+        paint.bold(&format!("{:NAME$}", printable(phase)))
+    )
 }
 
 fn inner_head(name: &str) -> String {
@@ -167,7 +201,9 @@ mod tests {
         let mut view = View::default();
         let steps = ["connect", "disko", "install"].map(str::to_owned).to_vec();
         let began = || Kind::StepStarted { attempt: 1 };
-        let done = || Kind::StepFinished { outcome: Outcome::Done };
+        let done = || Kind::StepFinished {
+            outcome: Outcome::Done,
+        };
         for (at_ms, index, step, kind) in [
             (0, 0, "", Kind::RunStarted { steps }),
             (0, 1, "connect", began()),
@@ -176,9 +212,34 @@ mod tests {
             (900, 1, "disko/inspect", began()),
             (1100, 2, "disko/inspect", done()),
             (1100, 3, "disko/tools", began()),
-            (1200, 3, "disko/tools", Kind::Progress { done: 0, total: Some(100), unit: Unit::Bytes }),
-            (3200, 3, "disko/tools", Kind::Progress { done: 50, total: Some(100), unit: Unit::Bytes }),
-            (3200, 3, "disko/tools", Kind::Line { text: "copying path 'x'".into() }),
+            (
+                1200,
+                3,
+                "disko/tools",
+                Kind::Progress {
+                    done: 0,
+                    total: Some(100),
+                    unit: Unit::Bytes,
+                },
+            ),
+            (
+                3200,
+                3,
+                "disko/tools",
+                Kind::Progress {
+                    done: 50,
+                    total: Some(100),
+                    unit: Unit::Bytes,
+                },
+            ),
+            (
+                3200,
+                3,
+                "disko/tools",
+                Kind::Line {
+                    text: "copying path 'x'".into(),
+                },
+            ),
         ] {
             view.take(&event(index, at_ms, step, kind));
         }
@@ -198,6 +259,9 @@ mod tests {
                 "  link lost 2.0 s ago",
             ]
         );
-        assert_eq!(finished(&story(), "connect", Paint(false))[0], "  1/3 connect    done in 0.8 s");
+        assert_eq!(
+            finished(&story(), "connect", Paint(false))[0],
+            "  1/3 connect    done in 0.8 s"
+        );
     }
 }

@@ -6,8 +6,8 @@
 mod ask;
 mod disks;
 mod json;
-mod link;
 mod lines;
+mod link;
 mod live;
 mod replay;
 mod text;
@@ -114,7 +114,10 @@ impl Style {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         match (json, io::stderr().is_terminal() && !is_dumb) {
             (true, _) => Self::Json,
-            (false, true) => Self::Live { verbosity, color: colors() },
+            (false, true) => Self::Live {
+                verbosity,
+                color: colors(),
+            },
             (false, false) => Self::Lines { verbosity },
         }
     }
@@ -131,10 +134,14 @@ impl Screen {
     /// Makes a screen for a run against a host.
     pub fn new(style: Style, host: &str) -> Self {
         let kind = match style {
-            Style::Lines { verbosity } => Shown::Lines(Lines::new(Box::new(io::stderr()), verbosity)),
-            Style::Live { verbosity, color } => {
-                Shown::Live(Live::new(ProgressDrawTarget::stderr(), Paint(color), verbosity))
+            Style::Lines { verbosity } => {
+                Shown::Lines(Lines::new(Box::new(io::stderr()), verbosity))
             }
+            Style::Live { verbosity, color } => Shown::Live(Live::new(
+                ProgressDrawTarget::stderr(),
+                Paint(color),
+                verbosity,
+            )),
             Style::Json => Shown::Json(Json::new(Box::new(io::stdout()), host)),
         };
         Self::with(kind, host, colors())
@@ -151,7 +158,9 @@ impl Screen {
             newest: Instant::now(),
             held: None,
         };
-        Self { shared: Arc::new(Mutex::new(shared)) }
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+        }
     }
 
     /// Shows an event of the run, or of the agent's run inside a phase (`disko/format`).
@@ -163,7 +172,10 @@ impl Screen {
 
     /// Takes in what earlier processes told of this run, of which only the end is news.
     pub fn catch_up(&self, events: &[Event]) {
-        let resumed = events.iter().rposition(|event| event.kind == Kind::Resumed).unwrap_or(0);
+        let resumed = events
+            .iter()
+            .rposition(|event| event.kind == Kind::Resumed)
+            .unwrap_or(0);
         let mut shared = self.lock();
         for (at, event) in events.iter().enumerate() {
             shared.trail.take(event);
@@ -198,7 +210,8 @@ impl Screen {
 
     /// Shows the disks, and which of them will be erased.
     pub fn disks(&self, disks: &[Disk], erased: &[String]) {
-        self.lock().tell(Told::Disks(disks.to_vec(), erased.to_vec()));
+        self.lock()
+            .tell(Told::Disks(disks.to_vec(), erased.to_vec()));
     }
 
     /// Returns what has happened to the machine so far.
@@ -260,14 +273,21 @@ impl Shared {
                 let at_ms = self.now_ms();
                 match (&mut self.kind, line) {
                     (Shown::Json(json), _) => {
-                        json.aside(&Aside::Link { at_ms, link: (&view).into() });
+                        json.aside(&Aside::Link {
+                            at_ms,
+                            link: (&view).into(),
+                        });
                     }
                     (Shown::Lines(lines), Some(line)) => lines.at(at_ms, &line),
                     // the picture shows the link as long as it is lost
                     _ => {}
                 }
             }
-            Told::Note(text) => self.line(&text, |at_ms, text| Aside::Note { at_ms, text }, |_, text| text),
+            Told::Note(text) => self.line(
+                &text,
+                |at_ms, text| Aside::Note { at_ms, text },
+                |_, text| text,
+            ),
             Told::Warning(text) => self.line(
                 &text,
                 |at_ms, text| Aside::Warning { at_ms, text },
@@ -276,7 +296,11 @@ impl Shared {
             Told::Disks(disks, erased) => {
                 let at_ms = self.now_ms();
                 if let Shown::Json(json) = &mut self.kind {
-                    return json.aside(&Aside::Disks { at_ms, disks, erased });
+                    return json.aside(&Aside::Disks {
+                        at_ms,
+                        disks,
+                        erased,
+                    });
                 }
                 for row in disks_table(&disks, &erased) {
                     self.plain(&format!("  {row}"));
@@ -408,7 +432,9 @@ pub async fn show(board: Board, mut link: watch::Receiver<LinkView>, screen: Scr
 /// Whether one of these events of the run itself is the last.
 fn is_over(events: &[Event]) -> bool {
     // a run that was taken up again has had a last event before
-    events.last().is_some_and(|event| event.step.is_none() && event.kind.is_terminal())
+    events
+        .last()
+        .is_some_and(|event| event.step.is_none() && event.kind.is_terminal())
 }
 
 /// Whether an event was in a report already; moves the cursor past it. The agent's events have numbers of their own.

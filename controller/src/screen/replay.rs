@@ -33,9 +33,21 @@ fn show(screen: &Screen, aside: Aside) {
         Aside::Warning { text, .. } => screen.warning(&text),
         Aside::Disks { disks, erased, .. } => screen.disks(&disks, &erased),
         Aside::Link { link, .. } => screen.link(&link.into()),
-        Aside::Ended { exit, state, failure, .. } => {
+        Aside::Ended {
+            exit,
+            state,
+            failure,
+            ..
+        } => {
             if let Some(exit) = Exit::from_code(exit) {
-                screen.end(&Ended { exit, state, failure }, None);
+                screen.end(
+                    &Ended {
+                        exit,
+                        state,
+                        failure,
+                    },
+                    None,
+                );
             }
         }
     }

@@ -28,7 +28,11 @@ impl Paint {
     }
 
     fn with(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.0 {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 
@@ -83,20 +87,34 @@ pub(super) fn clock(at_ms: u64) -> String {
 /// Returns a bar of 20 characters.
 pub(super) fn bar(done: u64, total: u64) -> String {
     const WIDTH: u64 = 20;
-    let filled = (u128::from(WIDTH) * u128::from(done)).checked_div(u128::from(total)).unwrap_or(0);
+    let filled = (u128::from(WIDTH) * u128::from(done))
+        .checked_div(u128::from(total))
+        .unwrap_or(0);
     let filled = usize::try_from(filled.min(u128::from(WIDTH))).unwrap_or(0);
-    format!("[{}{}]", "#".repeat(filled), "-".repeat(WIDTH as usize - filled))
+    format!(
+        "[{}{}]",
+        "#".repeat(filled),
+        "-".repeat(WIDTH as usize - filled)
+    )
 }
 
 /// Lays rows out in columns; the last one is not padded.
 pub(super) fn columns(rows: &[Vec<String>]) -> Vec<String> {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
     };
-    let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..count)
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, &width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect()
@@ -108,17 +126,43 @@ mod tests {
 
     #[test]
     fn sizes_have_three_digits() {
-        let shown = [0, 999, 1000, 9_994, 9_995, 99_949, 999_499, 999_500, 2_000_398_934_016, u64::MAX].map(size);
+        let shown = [
+            0,
+            999,
+            1000,
+            9_994,
+            9_995,
+            99_949,
+            999_499,
+            999_500,
+            2_000_398_934_016,
+            u64::MAX,
+        ]
+        .map(size);
         assert_eq!(
             shown,
-            ["0 B", "999 B", "1.00 kB", "9.99 kB", "10.0 kB", "99.9 kB", "999 kB", "1.00 MB", "2.00 TB", "18.4 EB"]
+            [
+                "0 B", "999 B", "1.00 kB", "9.99 kB", "10.0 kB", "99.9 kB", "999 kB", "1.00 MB",
+                "2.00 TB", "18.4 EB"
+            ]
         );
     }
 
     #[test]
     fn spans_have_two_units_at_most() {
         let shown = [0, 849, 9_999, 10_000, 59_999, 192_000, 7_500_000].map(span_ms);
-        assert_eq!(shown, ["0.0 s", "0.8 s", "9.9 s", "10 s", "59 s", "3 min 12 s", "2 h 5 min"]);
+        assert_eq!(
+            shown,
+            [
+                "0.0 s",
+                "0.8 s",
+                "9.9 s",
+                "10 s",
+                "59 s",
+                "3 min 12 s",
+                "2 h 5 min"
+            ]
+        );
         assert_eq!([12_000, 3_723_000].map(clock), ["00:12", "1:02:03"]);
     }
 

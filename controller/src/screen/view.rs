@@ -78,7 +78,10 @@ impl View {
     /// Returns the number of a phase, from 1, and how many there are.
     pub(super) fn number(&self, phase: &str) -> (usize, usize) {
         let steps = &self.state.steps;
-        let at = steps.iter().position(|step| step.name == phase).map_or(0, |at| at + 1);
+        let at = steps
+            .iter()
+            .position(|step| step.name == phase)
+            .map_or(0, |at| at + 1);
         (at, steps.len())
     }
 
@@ -141,7 +144,12 @@ impl View {
             }
             None => {
                 let name = printable(name);
-                self.inner.push(Inner { name, began_ms: event.at_ms, ended_ms, status });
+                self.inner.push(Inner {
+                    name,
+                    began_ms: event.at_ms,
+                    ended_ms,
+                    status,
+                });
             }
         }
     }
@@ -150,15 +158,22 @@ impl View {
 impl Inner {
     /// Returns how long it took.
     pub(super) fn took_ms(&self) -> Option<u64> {
-        self.ended_ms.map(|ended| ended.saturating_sub(self.began_ms))
+        self.ended_ms
+            .map(|ended| ended.saturating_sub(self.began_ms))
     }
 }
 
 impl Meter {
     fn take(&mut self, path: &str, event: &Event) {
-        let quiet = matches!(event.kind, Kind::RunStarted { .. } | Kind::Resumed | Kind::Unknown);
+        let quiet = matches!(
+            event.kind,
+            Kind::RunStarted { .. } | Kind::Resumed | Kind::Unknown
+        );
         if path != self.step && !quiet {
-            *self = Self { step: path.to_owned(), ..Self::default() };
+            *self = Self {
+                step: path.to_owned(),
+                ..Self::default()
+            };
         }
         match &event.kind {
             Kind::Progress { done, total, unit } => self.sample(event.at_ms, *done, *total, *unit),
@@ -168,7 +183,10 @@ impl Meter {
                 self.latest = Some(format!("try {attempt} follows: {}", one_line(cause)));
             }
             Kind::StepStarted { .. } | Kind::StepFinished { .. } | Kind::StepFailed { .. } => {
-                *self = Self { step: path.to_owned(), ..Self::default() };
+                *self = Self {
+                    step: path.to_owned(),
+                    ..Self::default()
+                };
             }
             _ => {}
         }
@@ -181,7 +199,11 @@ impl Meter {
         }
         (self.unit, self.total) = (Some(unit), total);
         self.samples.push_back((at_ms, done));
-        while self.samples.get(1).is_some_and(|&(at, _)| at + WINDOW_MS <= at_ms) {
+        while self
+            .samples
+            .get(1)
+            .is_some_and(|&(at, _)| at + WINDOW_MS <= at_ms)
+        {
             self.samples.pop_front();
         }
     }
@@ -191,7 +213,8 @@ impl Meter {
         let (&(first_at, first), &(last_at, last)) = (self.samples.front()?, self.samples.back()?);
         let ms = now_ms.max(last_at).saturating_sub(first_at);
         let per_second = u128::from(last - first) * 1000 / u128::from(ms.max(1));
-        (ms >= SHORTEST_MS && self.samples.len() > 1).then(|| u64::try_from(per_second).unwrap_or(u64::MAX))
+        (ms >= SHORTEST_MS && self.samples.len() > 1)
+            .then(|| u64::try_from(per_second).unwrap_or(u64::MAX))
     }
 
     fn shown(&self, now_ms: u64, with_bar: bool) -> Option<String> {
@@ -219,7 +242,9 @@ impl Meter {
         };
         if let (Unit::Bytes, Some(rate)) = (unit, self.rate(now_ms)) {
             shown += &format!(", {}/s", text::size(rate));
-            let left = self.total.and_then(|total| total.saturating_sub(done).checked_div(rate));
+            let left = self
+                .total
+                .and_then(|total| total.saturating_sub(done).checked_div(rate));
             if let Some(left) = left.filter(|&left| left > 0) {
                 shown += &format!(", {} left", text::span_ms(left.saturating_mul(1000)));
             }
@@ -237,22 +262,27 @@ pub(super) fn ending(status: &Status, took_ms: Option<u64>) -> Option<(Tone, Str
     Some(match status {
         Status::Waiting | Status::Running => return None,
         Status::Finished(Outcome::Done | Outcome::Unknown) => (Tone::Good, took("done in")),
-        Status::Finished(Outcome::Warned { message }) => {
-            (Tone::Careful, format!("{}; warning: {}", took("done in"), printable(message)))
-        }
+        Status::Finished(Outcome::Warned { message }) => (
+            Tone::Careful,
+            format!("{}; warning: {}", took("done in"), printable(message)),
+        ),
         Status::Finished(Outcome::Recovered) => (Tone::Quiet, "done before".to_owned()),
         Status::Finished(Outcome::Skipped { reason }) => {
             (Tone::Quiet, format!("skipped: {}", printable(reason)))
         }
-        Status::Failed(failure) => {
-            (Tone::Bad, format!("{}: {}", took("failed after"), printable(&failure.what)))
-        }
+        Status::Failed(failure) => (
+            Tone::Bad,
+            format!("{}: {}", took("failed after"), printable(&failure.what)),
+        ),
     })
 }
 
 /// Cuts text to its first line, without what could steer a terminal.
 fn one_line(text: &str) -> String {
-    printable(text.lines().next().unwrap_or_default()).replace('\t', " ").trim().to_owned()
+    printable(text.lines().next().unwrap_or_default())
+        .replace('\t', " ")
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -261,11 +291,21 @@ pub(super) mod tests {
 
     pub(crate) fn event(index: u64, at_ms: u64, step: &str, kind: Kind) -> Event {
         let step = (!step.is_empty()).then(|| step.to_owned());
-        Event { index, light: None, at_ms, step, kind }
+        Event {
+            index,
+            light: None,
+            at_ms,
+            step,
+            kind,
+        }
     }
 
     fn progress(done: u64) -> Kind {
-        Kind::Progress { done, total: Some(200_000_000), unit: Unit::Bytes }
+        Kind::Progress {
+            done,
+            total: Some(200_000_000),
+            unit: Unit::Bytes,
+        }
     }
 
     #[test]
@@ -274,7 +314,12 @@ pub(super) mod tests {
         view.take(&event(0, 0, "install/copy", progress(0)));
         assert_eq!(view.progress(0, false).unwrap(), "0 B of 200 MB (0 %)");
         for second in 1..=20 {
-            view.take(&event(0, second * 1000, "install/copy", progress(second * 2_000_000)));
+            view.take(&event(
+                0,
+                second * 1000,
+                "install/copy",
+                progress(second * 2_000_000),
+            ));
         }
         assert_eq!(
             view.progress(20_000, true).unwrap(),
@@ -297,15 +342,48 @@ pub(super) mod tests {
     #[test]
     fn steps_of_the_agent_are_kept_with_their_phase() {
         let mut view = View::default();
-        view.take(&event(0, 0, "", Kind::RunStarted { steps: vec!["disko".into(), "install".into()] }));
+        view.take(&event(
+            0,
+            0,
+            "",
+            Kind::RunStarted {
+                steps: vec!["disko".into(), "install".into()],
+            },
+        ));
         view.take(&event(1, 0, "disko", Kind::StepStarted { attempt: 1 }));
-        view.take(&event(1, 5, "disko/format", Kind::StepStarted { attempt: 1 }));
-        view.take(&event(2, 1005, "disko/format", Kind::StepFinished { outcome: Outcome::Done }));
-        view.take(&event(1, 1010, "disko/format", Kind::Line { text: "\x1b[2Jx\ny".into() }));
+        view.take(&event(
+            1,
+            5,
+            "disko/format",
+            Kind::StepStarted { attempt: 1 },
+        ));
+        view.take(&event(
+            2,
+            1005,
+            "disko/format",
+            Kind::StepFinished {
+                outcome: Outcome::Done,
+            },
+        ));
+        view.take(&event(
+            1,
+            1010,
+            "disko/format",
+            Kind::Line {
+                text: "\x1b[2Jx\ny".into(),
+            },
+        ));
         assert_eq!(view.inner[0].took_ms(), Some(1000));
         assert_eq!(view.latest(), Some("\u{fffd}[2Jx"));
         assert_eq!(view.number("install"), (2, 2));
-        view.take(&event(2, 2000, "disko", Kind::StepFinished { outcome: Outcome::Done }));
+        view.take(&event(
+            2,
+            2000,
+            "disko",
+            Kind::StepFinished {
+                outcome: Outcome::Done,
+            },
+        ));
         view.take(&event(3, 2000, "install", Kind::StepStarted { attempt: 1 }));
         assert!(view.inner.is_empty());
         assert_eq!(view.took_ms("disko"), Some(2000));
