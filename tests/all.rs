@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod cli;
+mod machine;
+mod nix;
 mod tidy;
 
 use std::{fs, path::Path};

@@ -8,6 +8,7 @@
 //! folder, the network is the emulator's, and every port is on loopback.
 
 pub mod assets;
+pub mod binaries;
 pub mod command;
 pub mod link;
 pub mod machine;

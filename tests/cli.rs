@@ -1,0 +1,393 @@
+//! The command line of the real program: what it takes, what it refuses, and in which words.
+//!
+//! Nothing here names a host that exists. A line that is taken is one that is refused only because it names no host.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use landfall_tests::binaries;
+
+const NO_HOST: &str = "error: cannot tell which machine to install";
+
+/// Runs landfall with words that are separated by blanks, far from the settings of whoever runs the tests.
+fn landfall(line: &str) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(binaries::controller());
+    command.args(line.split(' ').filter(|word| !word.is_empty()));
+    command
+        .env_clear()
+        .env("HOME", home.path())
+        .env("PATH", std::env::var_os("PATH").unwrap());
+    command.current_dir(home.path()).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The line is one of usage: exit code 2, nothing on stdout, and this is the first line of stderr.
+#[track_caller]
+fn refused(line: &str, first: &str) {
+    let output = landfall(line);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "landfall {line}\n{stderr}");
+    assert_eq!(text(&output.stdout), "", "landfall {line}");
+    assert_eq!(
+        stderr.lines().next(),
+        Some(first),
+        "landfall {line}\n{stderr}"
+    );
+}
+
+/// Every word of the line is taken.
+#[track_caller]
+fn taken(line: &str) {
+    refused(line, NO_HOST);
+}
+
+#[track_caller]
+fn golden(name: &str, actual: &str) {
+    let path = folder().join(name);
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    if actual != expected && std::env::var_os("LANDFALL_WRITE_GOLDEN").is_some() {
+        return std::fs::write(&path, actual).unwrap();
+    }
+    assert_eq!(
+        actual, expected,
+        "{name} differs; LANDFALL_WRITE_GOLDEN=1 writes it anew"
+    );
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+#[test]
+fn help_is_as_written() {
+    let output = landfall("--help");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+    golden("help.txt", text(&output.stdout));
+}
+
+#[test]
+fn help_of_install_tells_the_same_options() {
+    let options = |line| {
+        let output = landfall(line);
+        let options = text(&output.stdout).split_once("\nOptions:\n").unwrap().1;
+        // only the whole program has a version
+        options.replace("  -V, --version\n          Print version\n\n", "")
+    };
+    assert_eq!(options("install --help"), options("--help"));
+}
+
+#[test]
+fn version_is_one_line() {
+    let output = landfall("--version");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        text(&output.stdout),
+        format!("landfall {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn helpers_of_ssh_are_not_in_the_help() {
+    assert!(!text(&landfall("--help").stdout).contains("__"));
+}
+
+#[test]
+fn every_option_is_taken_alone() {
+    for line in [
+        "",
+        "install",
+        "-f .#a",
+        "-f.#a",
+        "--flake .#a",
+        "--flake=.#a",
+        "-s /disko /system",
+        "--store-paths /disko /system",
+        "--extra-files DIR",
+        "--extra-files=DIR",
+        "--copy-host-keys",
+        "--phases kexec",
+        "--phases=disko,install",
+        "--disko-mode disko",
+        "--disko-mode=mount",
+        "--disko-mode format",
+        "-y",
+        "--yes",
+        "--fresh",
+        "--no-verify",
+        "--kexec image.tar.gz",
+        "--kexec https://host.example/image.tar.gz",
+        "--kexec-extra-flags --no-sync",
+        "--kexec-extra-flags=--no-sync",
+        "--force-kexec",
+        "-i key",
+        "-p 22",
+        "-p2222",
+        "--ssh-port 65535",
+        "--ssh-port=1",
+        "--post-kexec-ssh-port 22",
+        "--ssh-option ProxyJump=gate",
+        "--ssh-option=ProxyJump=gate",
+        "--host-key-policy ask",
+        "--host-key-policy strict",
+        "--host-key-policy accept-new",
+        "--host-key-policy off",
+        "--host-key SHA256:uNiVztksCsDhcc0u9e8BrwJXVGDjMGkiz1Ktm2RHp8s",
+        "--reconnect-timeout 0",
+        "--reconnect-timeout=90s",
+        "--build-on auto",
+        "--build-on=local",
+        "--option cores 2",
+        "-L",
+        "--print-build-logs",
+        "--show-trace",
+        "-v",
+        "-vv",
+        "--verbose --verbose",
+        "--debug",
+        "--json",
+    ] {
+        taken(line);
+    }
+}
+
+#[test]
+fn what_adds_up_can_be_repeated() {
+    taken("--ssh-option ProxyJump=a --ssh-option Port=2");
+    taken("--option cores 2 --option max-jobs 1");
+    taken(
+        "--host-key SHA256:uNiVztksCsDhcc0u9e8BrwJXVGDjMGkiz1Ktm2RHp8s \
+         --host-key SHA256:AAAAztksCsDhcc0u9e8BrwJXVGDjMGkiz1Ktm2RHp8s",
+    );
+}
+
+#[test]
+fn what_does_not_add_up_cannot_be_repeated() {
+    let twice =
+        |option: &str| format!("error: the argument '{option}' cannot be used multiple times");
+    refused("-f .#a --flake .#b", &twice("--flake <URI#NAME>"));
+    refused(
+        "-s /a /b -s /c /d",
+        &twice("--store-paths <DISKO> <SYSTEM>"),
+    );
+    refused("-i a -i b", &twice("-i <FILE>"));
+    refused("-p 1 -p 2", &twice("--ssh-port <PORT>"));
+    refused("--phases kexec --phases disko", &twice("--phases <LIST>"));
+    refused("--kexec a --kexec b", &twice("--kexec <FILE|URL>"));
+    refused("--yes --yes", &twice("--yes"));
+    refused(
+        "--target-host a --target-host b",
+        &twice("--target-host <HOST>"),
+    );
+}
+
+#[test]
+fn option_without_its_value_is_refused() {
+    let lacks =
+        |option: &str| format!("error: a value is required for '{option}' but none was supplied");
+    for (line, option) in [
+        ("-f", "--flake <URI#NAME>"),
+        ("--target-host", "--target-host <HOST>"),
+        ("--extra-files", "--extra-files <DIR>"),
+        ("--phases", "--phases <LIST>"),
+        ("--kexec", "--kexec <FILE|URL>"),
+        ("--kexec-extra-flags", "--kexec-extra-flags <FLAGS>"),
+        ("-i", "-i <FILE>"),
+        ("-p", "--ssh-port <PORT>"),
+        ("--post-kexec-ssh-port", "--post-kexec-ssh-port <PORT>"),
+        ("--ssh-option", "--ssh-option <KEYWORD=VALUE>"),
+        ("--host-key", "--host-key <SHA256:…>"),
+        ("--reconnect-timeout", "--reconnect-timeout <TIME>"),
+    ] {
+        refused(line, &lacks(option));
+    }
+    refused("-f --yes", &lacks("--flake <URI#NAME>"));
+    refused(
+        "-s /disko",
+        "error: 2 values required for '--store-paths <DISKO> <SYSTEM>' but 1 was provided",
+    );
+    refused(
+        "--option cores",
+        "error: 2 values required for '--option <NAME> <VALUE>' but 1 was provided",
+    );
+}
+
+#[test]
+fn wrong_value_is_refused_with_the_reason() {
+    for (line, first) in [
+        (
+            "--phases kexec,format",
+            "error: invalid value 'kexec,format' for '--phases <LIST>': \
+             `format` is no phase; the phases are kexec, disko, install, reboot",
+        ),
+        (
+            "-f github:a/b",
+            "error: invalid value 'github:a/b' for '--flake <URI#NAME>': it names no configuration; \
+             to install `nixosConfigurations.foo`, append `#foo`: `github:a/b#foo`",
+        ),
+        (
+            "-p 0",
+            "error: invalid value '0' for '--ssh-port <PORT>': 0 is not in 1..=65535",
+        ),
+        (
+            "-p 65536",
+            "error: invalid value '65536' for '--ssh-port <PORT>': 65536 is not in 1..=65535",
+        ),
+        (
+            "-p ssh",
+            "error: invalid value 'ssh' for '--ssh-port <PORT>': invalid digit found in string",
+        ),
+        (
+            "--disko-mode destroy",
+            "error: invalid value 'destroy' for '--disko-mode <MODE>'",
+        ),
+        (
+            "--build-on remote",
+            "error: invalid value 'remote' for '--build-on <WHERE>'",
+        ),
+        (
+            "--host-key-policy no",
+            "error: invalid value 'no' for '--host-key-policy <POLICY>'",
+        ),
+        (
+            "--ssh-option ProxyJump",
+            "error: invalid value 'ProxyJump' for '--ssh-option <KEYWORD=VALUE>': write it as `Keyword=value`",
+        ),
+        (
+            "--host-key MD5:00",
+            "error: invalid value 'MD5:00' for '--host-key <SHA256:…>': \
+             a fingerprint is `SHA256:` and 43 characters, as `ssh-keygen -l` prints it",
+        ),
+        (
+            "--reconnect-timeout soon",
+            "error: invalid value 'soon' for '--reconnect-timeout <TIME>': write it as `90s`, `15m` or `2h`",
+        ),
+        (
+            "--kexec ftp://h/x",
+            "error: invalid value 'ftp://h/x' for '--kexec <FILE|URL>': \
+             `ftp` is not supported; use https, http or a path",
+        ),
+        (
+            "--yes=1",
+            "error: unexpected value '1' for '--yes' found; no more were expected",
+        ),
+        (
+            "-f .#a host:22",
+            "error: invalid value 'host:22' for '[HOST]': `host:22` is neither a host nor an \
+          IPv6 address; give the port with `-p`, or write `ssh://host:port`",
+        ),
+        (
+            "-f .#a root@",
+            "error: invalid value 'root@' for '[HOST]': it names no host",
+        ),
+        (
+            "-f .#a --target-host=-x",
+            "error: invalid value '-x' for '--target-host <HOST>': `-x` is no name of a host",
+        ),
+    ] {
+        refused(line, first);
+    }
+}
+
+#[test]
+fn unknown_option_is_never_taken_for_the_host() {
+    for (line, word) in [
+        ("--flakes .#a h", "--flakes"),
+        ("--no-such-option", "--no-such-option"),
+        ("-f .#a h --no-such-option", "--no-such-option"),
+        ("-x h", "-x"),
+    ] {
+        refused(line, &format!("error: unexpected argument '{word}' found"));
+    }
+}
+
+#[test]
+fn what_excludes_each_other_is_refused() {
+    let conflict = |one: &str, other: &str| {
+        format!("error: the argument '{one}' cannot be used with '{other}'")
+    };
+    refused(
+        "--target-host a b",
+        &conflict("--target-host <HOST>", "[HOST]"),
+    );
+    refused(
+        "-f .#a -s /d /s h",
+        &conflict("--flake <URI#NAME>", "--store-paths <DISKO> <SYSTEM>"),
+    );
+    refused(
+        "-s /d /s --disko-mode mount h",
+        &conflict("--store-paths <DISKO> <SYSTEM>", "--disko-mode <MODE>"),
+    );
+}
+
+#[test]
+fn what_only_the_whole_tells_is_refused_with_a_hint() {
+    for (line, stderr) in [
+        (
+            "",
+            "error: cannot tell which machine to install\nhint: name it: `landfall … root@HOST`\n",
+        ),
+        (
+            "h",
+            "error: cannot tell what to install\n\
+             caused by: phase disko needs a configuration\n\
+             hint: name one with `--flake URI#NAME` or `--store-paths DISKO SYSTEM`\n",
+        ),
+        (
+            "-f .#a h i",
+            "error: cannot install more than one machine at a time\n\
+             caused by: `i` is one word too many\n\
+             hint: run landfall once for each machine; put quotes around a value with blanks\n",
+        ),
+        (
+            "-f .#a -p 22 ssh://h:2222",
+            "error: cannot tell which port to use\n\
+             caused by: the host says 2222, `--ssh-port` says 22\n\
+             hint: give the port once\n",
+        ),
+    ] {
+        let output = landfall(line);
+        assert_eq!(text(&output.stderr), stderr, "landfall {line}");
+        assert_eq!(
+            (output.status.code(), text(&output.stdout)),
+            (Some(2), ""),
+            "landfall {line}"
+        );
+    }
+}
+
+#[test]
+fn recording_is_shown_as_its_maker_saw_it() {
+    let output = landfall(&format!(
+        "replay {}",
+        folder().join("recording.jsonl").display()
+    ));
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), ""));
+    golden("replay.txt", text(&output.stderr));
+}
+
+#[test]
+fn recording_of_another_format_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.jsonl");
+    std::fs::write(
+        &file,
+        "{\"landfall\":\"9.0.0\",\"format\":9,\"host\":\"h\"}\n",
+    )
+    .unwrap();
+    let output = landfall(&format!("replay {}", file.display()));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: cannot read the recording\n\
+         caused by: it has format 9, this landfall reads 1\n\
+         hint: record a run with `--json > FILE`\n"
+    );
+}

@@ -1,0 +1,40 @@
+//! The programs under test, built as cargo would build them for a person.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Returns the path of `landfall`, built when it is first asked for.
+pub fn controller() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("landfall"))
+}
+
+/// Builds a package's program of the same name and returns where cargo says it is.
+fn build(package: &str) -> PathBuf {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args([
+        "build",
+        "--quiet",
+        "--message-format=json",
+        "--package",
+        package,
+    ]);
+    cargo.args(["--bin", package]);
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
+    let output = cargo.output().expect("cargo starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let executable = messages
+        .filter_map(|message: serde_json::Value| Some(message["executable"].as_str()?.to_owned()))
+        .last();
+    let said = String::from_utf8_lossy(&output.stderr);
+    executable
+        .unwrap_or_else(|| panic!("cargo does not build {package}:\n{said}\n{text}"))
+        .into()
+}
