@@ -1,2 +1,107 @@
-//! placeholder
-fn main() {}
+//! Picks what the agent is started as, and turns how it ends into an exit code.
+
+use std::{
+    env,
+    io::{Read, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use landfall_agent::{machine::initrd, serve, tunnel};
+use landfall_proto::failure::Failure;
+
+/// Works for landfall on the machine that is being installed
+#[derive(Debug, Parser)]
+#[command(name = "landfall-agent", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do what a controller orders, until it lets go
+    Serve {
+        /// Directory of the agent, in memory
+        #[arg(long, default_value = "/run/landfall")]
+        dir: PathBuf,
+        /// Begin a session of its own
+        #[arg(long, hide = true)]
+        leave_session: bool,
+    },
+    /// Start `serve` away from this login, with certificates from standard input
+    Spawn {
+        /// Directory of the agent, in memory
+        #[arg(long, default_value = "/run/landfall")]
+        dir: PathBuf,
+    },
+    /// Join the standard streams to the agent
+    Proxy {
+        /// Directory of the agent, in memory
+        #[arg(long, default_value = "/run/landfall")]
+        dir: PathBuf,
+    },
+    /// Print version, protocols and hash as JSON
+    Version,
+}
+
+fn main() -> ExitCode {
+    let mut args = env::args_os();
+    let name = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let result = match initrd::applet(&name, &rest) {
+        Some(result) => result,
+        None => run(Arguments::parse().command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let mut text = format!("error: {}\n", failure.what);
+            failure.causes.iter().for_each(|cause| text.push_str(&format!("caused by: {cause}\n")));
+            failure.hints.iter().for_each(|hint| text.push_str(&format!("hint: {hint}\n")));
+            // whoever closed the stream does not want to know
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve { dir, leave_session } => {
+            if leave_session {
+                // fails only where there is a session of its own already
+                let _ = nix::unistd::setsid();
+            }
+            runtime()?.block_on(serve::serve(&dir))
+        }
+        Command::Spawn { dir } => {
+            let mut text = String::new();
+            // 64 KiB is many times what three certificates take
+            std::io::stdin().take(64 << 10).read_to_string(&mut text).map_err(|error| {
+                Failure::new("cannot read the certificates").caused_by(&error)
+            })?;
+            let credentials = serde_json::from_str(&text).map_err(|error| {
+                Failure::new("cannot read the certificates").caused_by(&error)
+            })?;
+            print(&runtime()?.block_on(serve::spawn(&dir, &credentials))?)
+        }
+        Command::Proxy { dir } => tunnel::proxy(&dir),
+        Command::Version => print(&serve::identity()?),
+    }
+}
+
+fn print(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string(value).expect("what is printed is plain data");
+    writeln!(std::io::stdout(), "{line}")
+        .map_err(|error| Failure::new("cannot print").caused_by(&error))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("cannot start").caused_by(&error))
+}

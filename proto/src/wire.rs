@@ -85,9 +85,9 @@ pub fn events_from_wire(report: &v1::Report) -> Result<Vec<Event>, Unreadable> {
     report.events.iter().map(|bytes| read("an event", bytes, ORDER_MAX)).collect()
 }
 
-/// Writes a report.
-pub fn report_to_wire(events: &[Event], next: u64) -> v1::Report {
-    v1::Report { events: events.iter().map(write).collect(), next }
+/// Writes a report; `cursor` is what follows its last heavy and its last light event.
+pub fn report_to_wire(events: &[Event], cursor: (u64, u64)) -> v1::Report {
+    v1::Report { events: events.iter().map(write).collect(), next: cursor.0, light: cursor.1 }
 }
 
 /// What a stream is opened for.

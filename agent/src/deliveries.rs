@@ -1,0 +1,172 @@
+//! What the controller sends: blobs into the spool, store connections to a nix daemon, and the word that an input is
+//! there. Steps wait here, and only here.
+
+use std::{collections::HashSet, future::Future, io::Read, path::PathBuf, pin::Pin, sync::Arc};
+
+use landfall_proto::{
+    failure::Failure,
+    order::{Blob, Input, StoreRoot},
+    stream::mux::{Accept, Accepted},
+    wire::{CHUNK_MAX, Target},
+};
+use tokio::{
+    io::{AsyncWriteExt, DuplexStream},
+    sync::{oneshot, watch},
+};
+use tokio_util::io::SyncIoBridge;
+
+use crate::{
+    machine::{
+        Machine,
+        spool::{Incoming, Spool},
+    },
+    steps::Deliveries,
+};
+
+/// Bytes between a stream and what takes it.
+const PIPE: usize = CHUNK_MAX;
+
+/// Everything that has been delivered, and a place to wait for the rest.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    machine: Machine,
+    spool: Spool,
+    supplied: watch::Sender<HashSet<Input>>,
+    blobs: watch::Sender<u64>,
+}
+
+impl Arrivals {
+    pub(crate) fn new(machine: Machine, spool: Spool) -> Self {
+        let supplied = watch::Sender::new(HashSet::new());
+        Self { machine, spool, supplied, blobs: watch::Sender::new(0) }
+    }
+
+    /// Remembers that an input is there.
+    pub(crate) fn supply(&self, input: Input) {
+        self.supplied.send_if_modified(|inputs| inputs.insert(input));
+    }
+
+    /// Forgets the inputs of an earlier run.
+    pub(crate) fn forget(&self) {
+        self.supplied.send_replace(HashSet::new());
+    }
+
+    async fn receive(self: Arc<Self>, blob: Blob) -> Result<Accepted, String> {
+        let (io, local) = tokio::io::duplex(PIPE);
+        if self.spool.complete(&blob).is_some() {
+            return Ok(Accepted { resume_from: blob.size, io, verdict: Box::pin(drain(local)) });
+        }
+        let (spool, wanted) = (self.spool.clone(), blob);
+        let opened = tokio::task::spawn_blocking(move || spool.receive(&wanted)).await;
+        let incoming = opened.map_err(|e| e.to_string())?.map_err(|failure| told(&failure))?;
+        let resume_from = incoming.length();
+        let (tell, verdict) = oneshot::channel();
+        let bridge = SyncIoBridge::new(local);
+        let writer = tokio::task::spawn_blocking(move || {
+            let kept = keep(incoming, bridge);
+            if kept.is_ok() {
+                self.blobs.send_modify(|count| *count += 1);
+            }
+            // nobody asks when the stream broke
+            let _ = tell.send(kept.map(drop).map_err(|failure| told(&failure)));
+        });
+        drop(writer);
+        let verdict = async { verdict.await.unwrap_or_else(|_| Err("the writer ended".into())) };
+        Ok(Accepted { resume_from, io, verdict: Box::pin(verdict) })
+    }
+
+    async fn converse(self: Arc<Self>, root: StoreRoot) -> Result<Accepted, String> {
+        let command = self.machine.nix_daemon(root).map_err(|failure| told(&failure))?;
+        let daemon =
+            self.machine.programs().pipe(&command).await.map_err(|failure| told(&failure))?;
+        let (io, local) = tokio::io::duplex(PIPE);
+        tokio::spawn(async move {
+            let (mut stdin, mut stdout, guard) = daemon.split();
+            let (mut read, mut write) = tokio::io::split(local);
+            let feed = async {
+                // an end that is gone shows in the other direction
+                let _ = tokio::io::copy(&mut read, &mut stdin).await;
+                drop(stdin);
+            };
+            let answer = async {
+                let _ = tokio::io::copy(&mut stdout, &mut write).await;
+                let _ = write.shutdown().await;
+            };
+            tokio::join!(feed, answer);
+            drop(guard);
+        });
+        Ok(Accepted { resume_from: 0, io, verdict: Box::pin(async { Ok(()) }) })
+    }
+}
+
+impl Deliveries for Arc<Arrivals> {
+    async fn blob(&self, blob: &Blob) -> Result<PathBuf, Failure> {
+        let mut blobs = self.blobs.subscribe();
+        loop {
+            if let Some(path) = self.spool.complete(blob) {
+                return Ok(path);
+            }
+            if blobs.changed().await.is_err() {
+                return Err(Failure::new("cannot wait for a blob").because("the agent is ending"));
+            }
+        }
+    }
+
+    async fn input(&self, input: Input) -> Result<(), Failure> {
+        let mut supplied = self.supplied.subscribe();
+        match supplied.wait_for(|inputs| inputs.contains(&input)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::new("cannot wait for an input").because("the agent is ending")),
+        }
+    }
+}
+
+/// Answers streams with what arrives here.
+#[derive(Debug)]
+pub(crate) struct Door(pub(crate) Arc<Arrivals>);
+
+impl Accept for Door {
+    fn accept(
+        &self,
+        target: Target,
+    ) -> Pin<Box<dyn Future<Output = Result<Accepted, String>> + Send + '_>> {
+        let arrivals = Arc::clone(&self.0);
+        Box::pin(async move {
+            match target {
+                Target::Blob(blob) => arrivals.receive(blob).await,
+                Target::Store(root) => arrivals.converse(root).await,
+            }
+        })
+    }
+}
+
+/// Keeps what comes through the bridge until it ends, then checks the whole.
+fn keep(mut incoming: Incoming, mut bridge: SyncIoBridge<DuplexStream>) -> Result<PathBuf, Failure> {
+    let mut buffer = vec![0; CHUNK_MAX];
+    loop {
+        let read = bridge.read(&mut buffer).map_err(|error| {
+            Failure::new("cannot receive a blob").because("reading the stream").caused_by(&error)
+        })?;
+        if read == 0 {
+            // tells the other direction that the verdict is due only after it is known: the bridge closes on return
+            return incoming.finish();
+        }
+        incoming.write(&buffer[..read])?;
+    }
+}
+
+/// Takes what comes and throws it away.
+async fn drain(mut local: DuplexStream) -> Result<(), String> {
+    tokio::io::copy(&mut local, &mut tokio::io::sink()).await.map_err(|e| e.to_string())?;
+    Ok(())
+}
+
+/// Joins a failure's layers, for the one line that a broken stream has.
+fn told(failure: &Failure) -> String {
+    let mut text = failure.what.clone();
+    for cause in &failure.causes {
+        text.push_str(": ");
+        text.push_str(cause);
+    }
+    text
+}

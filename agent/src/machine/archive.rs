@@ -1,0 +1,403 @@
+//! Unpacks tar archives in process: gzip, xz, zstd or plain, told apart by their first bytes.
+//!
+//! An archive comes from outside. It writes only below the directory it was given: no absolute names, no `..`, no way
+//! through links, no device nodes, and no more than fits.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, BufReader, Read},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Component, Path, PathBuf},
+};
+
+use landfall_proto::failure::Failure;
+use tar::{Archive, Entry, EntryType};
+use tokio_util::sync::CancellationToken;
+
+use super::{broken, files};
+
+/// Space that an archive leaves free: 16 MiB.
+const RESERVE: u64 = 16 << 20;
+
+/// Where the symbolic links of an archive may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Only to places inside the archive.
+    Inside,
+    /// Anywhere: they are read later, in the system that is installed. Nothing is written through them.
+    Anywhere,
+}
+
+/// Unpacks an archive below a directory that is there. Blocks.
+///
+/// Directories that exist keep their mode, files that exist are replaced. The owner is whoever runs this. What was
+/// unpacked before a failure stays. `progress` is told how many bytes of the archive were read.
+pub fn unpack(
+    archive: &Path,
+    below: &Path,
+    links: Links,
+    stop: &CancellationToken,
+    progress: impl FnMut(u64),
+) -> Result<(), Failure> {
+    let what = format!("cannot unpack {}", archive.display());
+    let file = File::open(archive).map_err(broken(what.clone()))?;
+    unpack_from(file, below, links, stop, progress).map_err(|failure| failure.under(what))
+}
+
+fn unpack_from(
+    input: impl Read,
+    below: &Path,
+    links: Links,
+    stop: &CancellationToken,
+    progress: impl FnMut(u64),
+) -> Result<(), Failure> {
+    let counted = Counted { inner: input, count: 0, told: 0, progress, stop: stop.clone() };
+    let mut archive = Archive::new(decompressed(counted).map_err(broken("reading its beginning"))?);
+    let mut unpacking = Unpacking { below, links, modes: Vec::new() };
+    for entry in archive.entries().map_err(broken("reading it"))? {
+        unpacking.entry(entry.map_err(broken("reading an entry"))?)?;
+    }
+    unpacking.finish()
+}
+
+struct Unpacking<'a> {
+    below: &'a Path,
+    links: Links,
+    /// Directories made here; their modes are set last, since they may forbid writing.
+    modes: Vec<(PathBuf, u32)>,
+}
+
+impl Unpacking<'_> {
+    fn entry<R: Read>(&mut self, mut entry: Entry<'_, R>) -> Result<(), Failure> {
+        let name = entry.path().map_err(broken("reading a name"))?.into_owned();
+        let shown = name.display().to_string();
+        let kind = entry.header().entry_type();
+        if kind == EntryType::XGlobalHeader {
+            return Ok(());
+        }
+        let inside = inside(&name).ok_or_else(|| refused(&shown, "it leads out of the archive"))?;
+        let Some(inside) = inside else { return Ok(()) };
+        self.make_parents(&inside)?;
+        let path = self.below.join(&inside);
+        let mode = entry.header().mode().map_err(broken(format!("reading {shown}")))? & 0o7777;
+        let done = match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let size = entry.size();
+                self.has_room(size)?;
+                clear(&path).and_then(|()| write_file(&path, &mut entry, mode))
+            }
+            EntryType::Directory => self.make_directory(&path, mode),
+            EntryType::Symlink => {
+                let target = target(&entry, &shown)?;
+                if self.links == Links::Inside && !stays(&inside, &target) {
+                    return Err(refused(&shown, "its target is outside the archive"));
+                }
+                clear(&path).and_then(|()| symlink(&target, &path))
+            }
+            EntryType::Link => {
+                let target = target(&entry, &shown)?;
+                let Some(Some(target)) = crate::machine::archive::inside(&target) else {
+                    return Err(refused(&shown, "its target is outside the archive"));
+                };
+                self.no_link_on_the_way(&target)?;
+                clear(&path).and_then(|()| fs::hard_link(self.below.join(target), &path))
+            }
+            _ => return Err(refused(&shown, "it is a device or something else that is no file")),
+        };
+        done.map_err(broken(format!("writing {}", path.display())))
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        for (path, mode) in self.modes.iter().rev() {
+            fs::set_permissions(path, Permissions::from_mode(*mode))
+                .map_err(broken(format!("setting the mode of {}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    fn make_directory(&mut self, path: &Path, mode: u32) -> io::Result<()> {
+        match fs::symlink_metadata(path) {
+            // made for an entry below it, before its own entry came
+            Ok(found) if found.is_dir() => {
+                if let Some(made) = self.modes.iter_mut().find(|(made, _)| made == path) {
+                    made.1 = mode;
+                }
+                return Ok(());
+            }
+            Ok(_) => fs::remove_file(path)?,
+            Err(_) => {}
+        }
+        fs::create_dir(path)?;
+        self.modes.push((path.to_owned(), mode));
+        Ok(())
+    }
+
+    fn make_parents(&mut self, inside: &Path) -> Result<(), Failure> {
+        self.no_link_on_the_way(inside)?;
+        let parents: Vec<_> = inside.ancestors().skip(1).collect();
+        for parent in parents.into_iter().rev().filter(|parent| *parent != Path::new("")) {
+            let path = self.below.join(parent);
+            if !path.is_dir() {
+                self.make_directory(&path, 0o755)
+                    .map_err(broken(format!("making {}", path.display())))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn no_link_on_the_way(&self, inside: &Path) -> Result<(), Failure> {
+        for parent in inside.ancestors().skip(1).filter(|parent| *parent != Path::new("")) {
+            let found = fs::symlink_metadata(self.below.join(parent));
+            if found.is_ok_and(|found| found.is_symlink()) {
+                let why = format!("it leads through the link {}", parent.display());
+                return Err(refused(&inside.display().to_string(), &why));
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room(&self, size: u64) -> Result<(), Failure> {
+        let free = files::free(self.below)?;
+        if free >= size.saturating_add(RESERVE) {
+            return Ok(());
+        }
+        let below = self.below.display();
+        let (free, size) = (free >> 20, size.div_ceil(1 << 20));
+        Err(Failure::new(format!("{below} is too full: {free} MiB free, {size} MiB to write"))
+            .hint(format!("free some space at `{below}`; the same command goes on"))
+            .code("LF0201"))
+    }
+}
+
+fn refused(name: &str, why: &str) -> Failure {
+    Failure::new(format!("refusing to unpack {name}")).because(why).code("LF0203")
+}
+
+/// Returns the name without its dots; none inside for the directory itself, none at all when it leads out.
+fn inside(name: &Path) -> Option<Option<PathBuf>> {
+    let mut out = PathBuf::new();
+    for component in name.components() {
+        match component {
+            Component::Normal(part) => out.push(part),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(Some(out).filter(|out| out != Path::new("")))
+}
+
+/// Whether a link's target stays inside, seen from where the link is.
+fn stays(link: &Path, target: &Path) -> bool {
+    let mut depth = link.components().count() - 1;
+    for component in target.components() {
+        match component {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir if depth > 0 => depth -= 1,
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn target<R: Read>(entry: &Entry<'_, R>, shown: &str) -> Result<PathBuf, Failure> {
+    let target = entry.link_name().map_err(broken(format!("reading {shown}")))?;
+    Ok(target.ok_or_else(|| refused(shown, "it is a link to nothing"))?.into_owned())
+}
+
+/// Removes what is in the way of a file; a directory is not.
+fn clear(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn write_file<R: Read>(path: &Path, entry: &mut Entry<'_, R>, mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    io::copy(entry, &mut file)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    let mtime = entry.header().mtime().unwrap_or(0);
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(mtime))
+}
+
+fn decompressed<'a, R: Read + 'a>(input: R) -> io::Result<Box<dyn Read + 'a>> {
+    let mut input = BufReader::with_capacity(128 << 10, input);
+    let mut magic = Vec::new();
+    Read::take(&mut input, 6).read_to_end(&mut magic)?;
+    let kind = magic.clone();
+    let whole = BufReader::new(io::Cursor::new(magic).chain(input));
+    Ok(match kind.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(whole)?),
+        _ => Box::new(whole),
+    })
+}
+
+/// Counts what is read, and stops when told to.
+struct Counted<R, P> {
+    inner: R,
+    count: u64,
+    told: u64,
+    progress: P,
+    stop: CancellationToken,
+}
+
+impl<R: Read, P: FnMut(u64)> Read for Counted<R, P> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("the run was stopped"));
+        }
+        let read = self.inner.read(buffer)?;
+        self.count += read as u64;
+        // once per MiB is often enough to watch
+        if read == 0 || self.count - self.told >= 1 << 20 {
+            self.told = self.count;
+            (self.progress)(self.count);
+        }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    struct Item(&'static str, EntryType, u32, &'static str);
+
+    const KERNEL: Item = Item("kexec/bzImage", EntryType::Regular, 0o644, "linux");
+
+    /// Writes names as they are: the tar crate's own builder would refuse the bad ones.
+    fn tarball(items: &[Item]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for Item(name, kind, mode, content) in items {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(*mode);
+            header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+            let link = matches!(kind, EntryType::Symlink | EntryType::Link);
+            if link {
+                let field = &mut header.as_gnu_mut().unwrap().linkname;
+                field[..content.len()].copy_from_slice(content.as_bytes());
+            }
+            let data = if link { "" } else { *content };
+            header.set_size(data.len() as u64);
+            header.set_cksum();
+            builder.append(&header, data.as_bytes()).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn unpacked(bytes: &[u8], below: &Path, links: Links) -> Result<(), Failure> {
+        unpack_from(bytes, below, links, &CancellationToken::new(), |_| ())
+    }
+
+    #[track_caller]
+    fn check_refused(items: &[Item], cause: &str) {
+        for links in [Links::Inside, Links::Anywhere] {
+            let outer = tempfile::tempdir().unwrap();
+            let below = outer.path().join("below");
+            fs::create_dir(&below).unwrap();
+            let failure = unpacked(&tarball(items), &below, links).unwrap_err();
+            assert_eq!((failure.code.as_str(), failure.causes[0].as_str()), ("LF0203", cause));
+            assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 1, "wrote beside");
+        }
+    }
+
+    #[test]
+    fn every_way_out_of_the_directory_is_refused() {
+        use EntryType as T;
+        check_refused(&[Item("/etc/passwd", T::Regular, 0o644, "x")], "it leads out of the archive");
+        check_refused(&[Item("../x", T::Regular, 0o644, "x")], "it leads out of the archive");
+        check_refused(&[Item("a/../../x", T::Regular, 0o644, "x")], "it leads out of the archive");
+        check_refused(&[Item("a/..", T::Directory, 0o755, "")], "it leads out of the archive");
+        check_refused(&[Item("x", T::Link, 0o644, "/etc/passwd")], "its target is outside the archive");
+        check_refused(&[Item("x", T::Link, 0o644, "../y")], "its target is outside the archive");
+        check_refused(
+            &[Item("a", T::Symlink, 0o777, "."), Item("a/x", T::Regular, 0o644, "x")],
+            "it leads through the link a",
+        );
+        check_refused(
+            &[Item("a", T::Symlink, 0o777, "."), KERNEL, Item("x", T::Link, 0o644, "a/y")],
+            "it leads through the link a",
+        );
+        let device = "it is a device or something else that is no file";
+        check_refused(&[Item("sda", T::Block, 0o644, "")], device);
+        check_refused(&[Item("null", T::Char, 0o644, "")], device);
+        check_refused(&[Item("pipe", T::Fifo, 0o644, "")], device);
+    }
+
+    #[test]
+    fn links_that_leave_are_refused_where_they_are_followed() {
+        for target in ["/etc/passwd", "../../x", "y/../../.."] {
+            let dir = tempfile::tempdir().unwrap();
+            let bytes = tarball(&[Item("a/x", EntryType::Symlink, 0o777, target)]);
+            let failure = unpacked(&bytes, dir.path(), Links::Inside).unwrap_err();
+            assert_eq!(failure.causes, ["its target is outside the archive"], "{target}");
+            unpacked(&bytes, dir.path(), Links::Anywhere).unwrap();
+            assert_eq!(fs::read_link(dir.path().join("a/x")).unwrap(), Path::new(target));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = tarball(&[KERNEL, Item("kexec/k", EntryType::Symlink, 0o777, "../kexec/bzImage")]);
+        unpacked(&bytes, dir.path(), Links::Inside).unwrap();
+        assert_eq!(fs::read(dir.path().join("kexec/k")).unwrap(), b"linux");
+    }
+
+    #[test]
+    fn every_compression_is_told_apart() {
+        let plain = tarball(&[KERNEL]);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&plain).unwrap();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 0);
+        xz.write_all(&plain).unwrap();
+        let zstd = zstd::encode_all(plain.as_slice(), 1).unwrap();
+        for bytes in [plain, gzip.finish().unwrap(), xz.finish().unwrap(), zstd] {
+            let dir = tempfile::tempdir().unwrap();
+            unpacked(&bytes, dir.path(), Links::Inside).unwrap();
+            assert_eq!(fs::read(dir.path().join("kexec/bzImage")).unwrap(), b"linux");
+        }
+    }
+
+    #[test]
+    fn modes_are_kept_and_so_are_those_of_directories_that_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777;
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::set_permissions(dir.path().join("etc"), Permissions::from_mode(0o751)).unwrap();
+        fs::write(dir.path().join("etc/key"), "old").unwrap();
+        let before = mode("");
+        let items = [
+            Item("./", EntryType::Directory, 0o777, ""),
+            Item("./etc", EntryType::Directory, 0o700, ""),
+            Item("./etc/key", EntryType::Regular, 0o600, "new"),
+            Item("./closed/run", EntryType::Regular, 0o4755, "x"),
+            Item("./closed", EntryType::Directory, 0o500, ""),
+        ];
+        unpacked(&tarball(&items), dir.path(), Links::Anywhere).unwrap();
+        assert_eq!(mode(""), before);
+        assert_eq!((mode("etc"), mode("etc/key")), (0o751, 0o600));
+        assert_eq!((mode("closed"), mode("closed/run")), (0o500, 0o4755));
+        assert_eq!(fs::read(dir.path().join("etc/key")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn damaged_archive_is_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bytes = zstd::encode_all(tarball(&[KERNEL]).as_slice(), 1).unwrap();
+        bytes.truncate(bytes.len() / 2);
+        assert!(unpacked(&bytes, dir.path(), Links::Inside).is_err());
+    }
+
+    #[test]
+    fn stopping_stops_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let result = unpack_from(tarball(&[KERNEL]).as_slice(), dir.path(), Links::Inside, &stop, |_| ());
+        assert!(result.is_err());
+    }
+}

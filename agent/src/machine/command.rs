@@ -1,0 +1,512 @@
+//! Runs programs: argument vectors, never a shell; an environment made from nothing; a session of their own.
+//!
+//! No program outlives its owner. When the future that runs it is dropped, the run is stopped or the deadline passes,
+//! its whole session is killed; should the agent itself die, the kernel kills the program, and [`end_leftovers`] ends
+//! what that program had started.
+
+use std::{
+    ffi::CStr,
+    fmt,
+    os::unix::process::ExitStatusExt,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, OnceLock, mpsc},
+    time::Duration,
+};
+
+use landfall_proto::failure::Failure;
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        signal::Signal,
+    },
+    unistd::{Pid, chdir, chroot, mkdir, setsid},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{mounts::Room, session};
+
+/// Where programs are looked for, on an installer and on an old system alike.
+pub const PATH: &str = "/run/current-system/sw/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// In the environment of everything the agent starts, so that a later agent can tell what is left over.
+const MARK: (&str, &str) = ("LANDFALL_CHILD", "1");
+
+/// How much of the standard error output travels in a failure.
+const TAIL: usize = 1024;
+
+/// How much of the standard output is kept.
+const KEPT: usize = 1 << 20;
+
+/// How long output is still read after the program ended: a daemon it left behind may hold the pipe for ever.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// A program to run, with all it gets.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    directory: Option<String>,
+    input: Option<Vec<u8>>,
+    deadline: Option<Duration>,
+    room: Option<Room>,
+    leaves_work: bool,
+}
+
+/// How a program ended, and what it said.
+#[derive(Debug, Clone, Default)]
+pub struct Ended {
+    /// Its exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The beginning of its standard output, at most 1 MiB.
+    pub stdout: String,
+    /// The end of its standard error output, at most 1 KiB.
+    pub stderr: String,
+    program: String,
+}
+
+/// Which stream a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error output.
+    Err,
+}
+
+/// What answers when a program is run: the machine, or a script in tests.
+#[derive(Debug, Clone, Default)]
+pub enum Programs {
+    /// The machine.
+    #[default]
+    Real,
+    /// Answers written down beforehand.
+    Scripted(Script),
+}
+
+/// Answers to command lines, and the command lines that were asked.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    answers: Vec<(String, Ended)>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+/// A program whose standard streams are in other hands; killed with its session when dropped.
+#[derive(Debug)]
+pub struct Piped {
+    /// Its standard input.
+    pub stdin: ChildStdin,
+    /// Its standard output.
+    pub stdout: ChildStdout,
+    child: Child,
+    session: Session,
+}
+
+/// A session of processes, killed when this is dropped.
+#[derive(Debug)]
+struct Session(Option<Pid>);
+
+impl Command {
+    /// Names the program, by path or by a name to be looked for on [`PATH`].
+    pub fn new(program: impl Into<String>) -> Self {
+        Self { argv: vec![program.into()], ..Self::default() }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.argv.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<T: Into<String>>(mut self, args: impl IntoIterator<Item = T>) -> Self {
+        self.argv.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Sets the directory it starts in.
+    #[must_use]
+    pub fn directory(mut self, directory: impl Into<String>) -> Self {
+        self.directory = Some(directory.into());
+        self
+    }
+
+    /// Gives it something to read; without, its input is empty.
+    #[must_use]
+    pub fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(input.into());
+        self
+    }
+
+    /// Bounds how long it may run.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Runs it in a mount namespace of its own, and in another root.
+    #[must_use]
+    pub fn inside(mut self, room: Room) -> Self {
+        self.room = Some(room);
+        self
+    }
+
+    /// Lets what it started in the background live on after it ended with code 0.
+    #[must_use]
+    pub fn leaves_work(mut self) -> Self {
+        self.leaves_work = true;
+        self
+    }
+
+    /// Returns the whole command line, for people.
+    pub(super) fn line(&self) -> String {
+        self.argv.join(" ")
+    }
+
+    fn prepared(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.argv[0]);
+        command.args(&self.argv[1..]).env_clear();
+        command.env("PATH", PATH).env("HOME", "/root").env("LC_ALL", "C").env(MARK.0, MARK.1);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.current_dir(self.directory.as_deref().filter(|_| self.room.is_none()).unwrap_or("/"));
+        command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+impl Ended {
+    /// Makes an answer for a script.
+    pub fn answer(code: i32, stdout: &str, stderr: &str) -> Self {
+        Self {
+            code: Some(code),
+            stdout: stdout.to_owned(),
+            stderr: stderr.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it ended with code 0.
+    pub fn ok(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// Turns any end but code 0 into a failure below this headline.
+    pub fn success(self, headline: &str) -> Result<Self, Failure> {
+        if self.ok() { Ok(self) } else { Err(self.failure(headline)) }
+    }
+
+    /// Makes a failure of how it ended, with its last words.
+    pub fn failure(&self, headline: &str) -> Failure {
+        let end = match (self.code, self.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("ended by signal {signal}"),
+            (None, None) => "no exit code".to_owned(),
+        };
+        let failure =
+            Failure::new(headline).because(format!("running {}", self.program)).because(end);
+        let said = self.stderr.trim();
+        if said.is_empty() { failure } else { failure.because(said) }
+    }
+}
+
+impl Programs {
+    /// Runs a program to its end, handing on its output line by line.
+    ///
+    /// Everything in its session is killed when the token is cancelled, the deadline passes or the future is dropped,
+    /// and after it has ended too, unless it [leaves work](Command::leaves_work).
+    pub async fn run(
+        &self,
+        command: &Command,
+        cancel: &CancellationToken,
+        on_line: impl FnMut(Stream, &str) + Send,
+    ) -> Result<Ended, Failure> {
+        match self {
+            Self::Real => run_real(command, cancel, on_line).await,
+            Self::Scripted(script) => script.answer(command, on_line),
+        }
+    }
+
+    /// Whether what is done through this is done to the machine.
+    pub fn are_real(&self) -> bool {
+        matches!(self, Self::Real)
+    }
+
+    /// Runs a program that only looks at something, and returns what it said.
+    pub async fn ask(&self, command: &Command) -> Result<Ended, Failure> {
+        let command = Command {
+            deadline: command.deadline.or(Some(Duration::from_secs(60))),
+            ..command.clone()
+        };
+        self.run(&command, &CancellationToken::new(), |_, _| ()).await
+    }
+
+    /// Starts a program whose standard streams are in other hands, such as a daemon that speaks through them.
+    ///
+    /// Its standard error output goes to the agent's own.
+    pub async fn pipe(&self, command: &Command) -> Result<Piped, Failure> {
+        let mut prepared = command.prepared();
+        prepared.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let (mut child, session) = start(command, prepared).await?;
+        let stdin = child.stdin.take().expect("standard input is piped");
+        let stdout = child.stdout.take().expect("standard output is piped");
+        Ok(Piped { stdin, stdout, child, session })
+    }
+}
+
+impl Piped {
+    /// Takes the streams out; the program lives as long as what is left.
+    pub fn split(self) -> (ChildStdin, ChildStdout, impl fmt::Debug + Send) {
+        (self.stdin, self.stdout, (self.child, self.session))
+    }
+}
+
+impl Script {
+    /// Adds an answer for every command line that begins with these words; the first that fits is given.
+    #[must_use]
+    pub fn when(mut self, beginning: &str, answer: Ended) -> Self {
+        self.answers.push((beginning.to_owned(), answer));
+        self
+    }
+
+    /// Returns the command lines that were asked so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("nobody panics while holding it").clone()
+    }
+
+    fn answer(
+        &self,
+        command: &Command,
+        mut on_line: impl FnMut(Stream, &str),
+    ) -> Result<Ended, Failure> {
+        let line = command.line();
+        self.asked.lock().expect("nobody panics while holding it").push(line.clone());
+        let answer = self.answers.iter().find(|(beginning, _)| line.starts_with(beginning));
+        let Some((_, answer)) = answer else { return Err(cannot_run(command, &Errno::ENOENT)) };
+        answer.stdout.lines().for_each(|line| on_line(Stream::Out, line));
+        answer.stderr.lines().for_each(|line| on_line(Stream::Err, line));
+        Ok(Ended { program: command.argv[0].clone(), ..answer.clone() })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            session::kill(leader);
+        }
+    }
+}
+
+/// Kills what an agent that died had started, and what those programs started in turn.
+///
+/// The kernel kills only the agent's own children with it. For the start of an agent, before it starts anything.
+pub fn end_leftovers() {
+    session::kill_marked(&format!("{}={}", MARK.0, MARK.1));
+}
+
+async fn run_real(
+    command: &Command,
+    cancel: &CancellationToken,
+    mut on_line: impl FnMut(Stream, &str) + Send,
+) -> Result<Ended, Failure> {
+    let (mut child, mut session) = start(command, command.prepared()).await?;
+    if let (Some(input), Some(mut stdin)) = (command.input.clone(), child.stdin.take()) {
+        // a program may end without reading; that shows in its exit code
+        tokio::spawn(async move { stdin.write_all(&input).await });
+    }
+    let mut out = Lines::new(child.stdout.take().expect("standard output is piped"));
+    let mut err = Lines::new(child.stderr.take().expect("standard error is piped"));
+    let mut ended = Ended { program: command.argv[0].clone(), ..Ended::default() };
+    let deadline = async {
+        match command.deadline {
+            Some(deadline) => tokio::time::sleep(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(deadline);
+    let mut status: Option<ExitStatus> = None;
+    loop {
+        let linger = async {
+            match status {
+                Some(_) => tokio::time::sleep(LINGER).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(stopped(command, "the run was stopped")),
+            Some(line) = out.next() => {
+                if ended.stdout.len() + line.len() < KEPT {
+                    ended.stdout.push_str(&line);
+                    ended.stdout.push('\n');
+                }
+                on_line(Stream::Out, &line);
+            }
+            Some(line) = err.next() => {
+                keep_tail(&mut ended.stderr, &line);
+                on_line(Stream::Err, &line);
+            }
+            result = child.wait(), if status.is_none() => {
+                status = Some(result.map_err(|error| cannot_run(command, &error))?);
+            }
+            () = linger => break,
+            () = &mut deadline => {
+                let seconds = command.deadline.unwrap_or_default().as_secs();
+                return Err(stopped(command, &format!("it did not end within {seconds} s")));
+            }
+        }
+        if status.is_some() && out.over && err.over {
+            break;
+        }
+    }
+    let status = status.expect("the loop ends only after the program");
+    ended.code = status.code();
+    ended.signal = status.signal();
+    if command.leaves_work && ended.ok() {
+        session.0 = None;
+    }
+    Ok(ended)
+}
+
+/// Lines of a stream that need not be UTF-8, nor have ends.
+struct Lines<R> {
+    reader: BufReader<R>,
+    part: Vec<u8>,
+    over: bool,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    fn new(stream: R) -> Self {
+        Self { reader: BufReader::new(stream), part: Vec::new(), over: false }
+    }
+
+    /// Returns the next line, or nothing at the end. May be dropped at any time without losing a byte.
+    async fn next(&mut self) -> Option<String> {
+        while !self.over {
+            // a progress bar without ends of lines must not fill the memory
+            let room = (64 * 1024 - self.part.len()) as u64;
+            let mut limited = (&mut self.reader).take(room);
+            let read = limited.read_until(b'\n', &mut self.part).await;
+            self.over = matches!(read, Ok(0) | Err(_));
+            let whole = self.part.last() == Some(&b'\n') || self.part.len() == 64 * 1024;
+            if whole || (self.over && !self.part.is_empty()) {
+                let line = String::from_utf8_lossy(&self.part).trim_end().to_owned();
+                self.part.clear();
+                return Some(line);
+            }
+        }
+        None
+    }
+}
+
+fn keep_tail(tail: &mut String, line: &str) {
+    tail.push_str(line);
+    tail.push('\n');
+    let mut cut = tail.len().saturating_sub(TAIL);
+    while !tail.is_char_boundary(cut) {
+        cut += 1;
+    }
+    tail.drain(..cut);
+}
+
+/// Starts a program in a session of its own, from a thread that lives as long as the agent.
+///
+/// The kernel's `PR_SET_PDEATHSIG` looks at the *thread* that started a program: one of the runtime's threads may end
+/// early and would take the program with it.
+async fn start(
+    command: &Command,
+    mut prepared: std::process::Command,
+) -> Result<(Child, Session), Failure> {
+    type Job = Box<dyn FnOnce() + Send>;
+    static STARTER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
+    let starter = STARTER.get_or_init(|| {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        std::thread::spawn(move || inbox.into_iter().for_each(|job| job()));
+        jobs
+    });
+    before_exec(&mut prepared, command.room.clone());
+    let runtime = tokio::runtime::Handle::current();
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let job = move || {
+        let _inside = runtime.enter();
+        let started = tokio::process::Command::from(prepared).kill_on_drop(true).spawn();
+        let started = started.map(|child| {
+            let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+            (child, Session(leader))
+        });
+        // nobody waits any more: the program is dropped here, and killed with it
+        drop(answer.send(started));
+    };
+    starter.send(Box::new(job)).expect("the starting thread lives as long as the agent");
+    let started = answered.await.expect("the starting thread answers every job");
+    started.map_err(|error| cannot_run(command, &error))
+}
+
+/// Arranges what happens in the new process before it becomes the program.
+#[expect(unsafe_code, reason = "a new process can be shaped only between fork and exec")]
+fn before_exec(command: &mut std::process::Command, room: Option<Room>) {
+    use std::os::unix::process::CommandExt;
+    let prepare = move || -> std::io::Result<()> {
+        setsid()?;
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if let Some(room) = &room {
+            enter(room)?;
+        }
+        Ok(())
+    };
+    // SAFETY: runs in the child of a process with threads, so it must not allocate or lock: it only makes system
+    // calls with strings that were made before the fork.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Enters a room. Allocates nothing.
+fn enter(room: &Room) -> nix::Result<()> {
+    const NONE: Option<&CStr> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NONE, c"/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    for bind in &room.binds {
+        match mkdir(bind.to.as_c_str(), nix::sys::stat::Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error),
+        }
+        match &bind.from {
+            Some(from) => {
+                let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+                mount(Some(from.as_c_str()), bind.to.as_c_str(), NONE, flags, NONE)?;
+            }
+            None => {
+                let (name, flags) = (Some(c"tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
+                mount(name, bind.to.as_c_str(), name, flags, Some(c"mode=0755"))?;
+            }
+        }
+    }
+    chroot(room.root.as_c_str())?;
+    chdir(c"/")
+}
+
+fn cannot_run(command: &Command, error: &dyn std::error::Error) -> Failure {
+    Failure::new(format!("cannot run {}", command.argv[0])).caused_by(error)
+}
+
+fn stopped(command: &Command, why: &str) -> Failure {
+    Failure::new(format!("cannot finish {}", command.argv[0])).because(why)
+}

@@ -1,0 +1,242 @@
+//! Looks at the machine and tells what it sees. Changes nothing.
+
+use landfall_proto::facts::{Facts, Firmware};
+
+use super::{Machine, TARGET, command::PATH};
+
+/// Programs whose presence decides what can be done, or how.
+const PROGRAMS: &[&str] = &[
+    "sh", "bash", "ip", "kexec", "ssh-keygen", "sudo", "systemd-run", "udevadm", "blkid", "curl",
+    "nix", "nix-daemon", "nix-store", "nixos-install", "nixos-generate-config", "nixos-facter",
+    "zpool", "vgchange", "cryptsetup", "mdadm",
+];
+
+/// Capabilities without which nothing can be installed: `CAP_SYS_ADMIN` and `CAP_SYS_BOOT` (capability.h).
+const NEEDED: u64 = 1 << 21 | 1 << 22;
+
+impl Machine {
+    /// Returns all facts. A fact that cannot be read is absent.
+    pub async fn facts(&self) -> Facts {
+        let mut facts = self.blocking(Self::facts_but_disks).await;
+        facts.disks = self.disks().await;
+        facts
+    }
+
+    /// Returns the name of this boot.
+    pub fn boot_id(&self) -> String {
+        self.read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+    }
+
+    /// Whether the running system is a NixOS installer.
+    pub fn is_installer(&self) -> bool {
+        is_installer(&self.os_release())
+    }
+
+    /// Returns how the machine booted.
+    pub fn firmware(&self) -> Firmware {
+        if self.at("/sys/firmware/efi").is_dir() { Firmware::Uefi } else { Firmware::Bios }
+    }
+
+    /// Returns the bytes of memory that programs can still have.
+    pub fn memory_available(&self) -> u64 {
+        meminfo(&self.read("/proc/meminfo").unwrap_or_default(), "MemAvailable")
+    }
+
+    /// Whether the kernel refuses to load another one, until the next boot.
+    pub fn kexec_load_disabled(&self) -> Option<bool> {
+        Some(self.read("/proc/sys/kernel/kexec_load_disabled")?.trim() == "1")
+    }
+
+    /// Returns the active word of the kernel's lockdown.
+    pub fn lockdown(&self) -> Option<String> {
+        let text = self.read("/sys/kernel/security/lockdown")?;
+        let (_, active) = text.split_once('[')?;
+        Some(active.split_once(']')?.0.to_owned())
+    }
+
+    /// Returns where a program is found on the path.
+    pub fn program(&self, name: &str) -> Option<String> {
+        let places = PATH.split(':').map(|place| format!("{place}/{name}"));
+        places.into_iter().find(|path| self.at(path).is_file())
+    }
+
+    fn facts_but_disks(&self) -> Facts {
+        let uname = nix::sys::utsname::uname();
+        let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();
+        let release = self.os_release();
+        let memory = self.read("/proc/meminfo").unwrap_or_default();
+        Facts {
+            arch: uname.as_ref().map(|name| text(name.machine())).unwrap_or_default(),
+            kernel: uname.as_ref().map(|name| text(name.release())).unwrap_or_default(),
+            os_id: os_release(&release, "ID").unwrap_or_default(),
+            os_name: os_release(&release, "PRETTY_NAME").unwrap_or_default(),
+            installer: is_installer(&release),
+            boot_id: self.boot_id(),
+            root: self.is_root(),
+            systemd: self.at("/run/systemd/system").is_dir(),
+            container: self.container(),
+            hypervisor: self.hypervisor(),
+            firmware: self.firmware(),
+            secure_boot: self.secure_boot(),
+            lockdown: self.lockdown(),
+            kexec_load_disabled: self.kexec_load_disabled(),
+            memory_total: meminfo(&memory, "MemTotal"),
+            memory_available: meminfo(&memory, "MemAvailable"),
+            disks: Vec::new(),
+            interfaces: self.interfaces(),
+            programs: PROGRAMS
+                .iter()
+                .filter(|name| self.program(name).is_some())
+                .map(|name| (*name).to_owned())
+                .collect(),
+            mounts: self.mounts_below(TARGET).iter().map(Into::into).collect(),
+            host_keys: self.public_host_keys(),
+        }
+    }
+
+    /// Returns the public SSH host keys, one line each.
+    pub fn public_host_keys(&self) -> Vec<String> {
+        let names = self.names("/etc/ssh").into_iter();
+        let names = names.filter(|name| name.starts_with("ssh_host_") && name.ends_with(".pub"));
+        names.filter_map(|name| self.read(&format!("/etc/ssh/{name}"))).collect()
+    }
+
+    fn os_release(&self) -> String {
+        let places = ["/etc/os-release", "/usr/lib/os-release"];
+        places.into_iter().find_map(|path| self.read(path)).unwrap_or_default()
+    }
+
+    fn is_root(&self) -> bool {
+        let status = self.read("/proc/self/status").unwrap_or_default();
+        let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let capabilities = capabilities.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+        nix::unistd::geteuid().is_root() && capabilities.is_some_and(|has| has & NEEDED == NEEDED)
+    }
+
+    fn container(&self) -> Option<String> {
+        self.read("/run/systemd/container").or_else(|| {
+            let environ = self.read("/proc/1/environ")?;
+            let found = environ.split('\0').find_map(|entry| entry.strip_prefix("container="));
+            found.filter(|kind| !kind.is_empty()).map(str::to_owned)
+        })
+    }
+
+    fn hypervisor(&self) -> Option<String> {
+        let cpu = self.read("/proc/cpuinfo").unwrap_or_default();
+        let flags = cpu.lines().find(|line| line.starts_with("flags"));
+        let guest = flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
+            || self.at("/proc/device-tree/hypervisor").exists();
+        if !guest {
+            return None;
+        }
+        let dmi = |file: &str| self.read(&format!("/sys/class/dmi/id/{file}")).unwrap_or_default();
+        let name = format!("{} {}", dmi("sys_vendor"), dmi("product_name"));
+        let name = name.trim();
+        Some(if name.is_empty() { "unknown" } else { name }.to_owned())
+    }
+
+    fn secure_boot(&self) -> Option<bool> {
+        const NAME: &str =
+            "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+        // four bytes of attributes, then the value (UEFI 2.10, 3.3)
+        let value = std::fs::read(self.at(NAME)).ok()?;
+        Some(*value.get(4)? == 1)
+    }
+}
+
+/// Returns a field of os-release, without its quotes.
+fn os_release(text: &str, name: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim().trim_matches(['"', '\'']).to_owned())
+}
+
+fn is_installer(text: &str) -> bool {
+    let nixos = |name| os_release(text, name).is_some_and(|ids| ids.split(' ').any(|id| id == "nixos"));
+    let installer = os_release(text, "VARIANT_ID").as_deref() == Some("installer");
+    installer && (nixos("ID") || nixos("ID_LIKE"))
+}
+
+/// Returns a field of `/proc/meminfo`, in bytes.
+fn meminfo(text: &str, name: &str) -> u64 {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = value.and_then(|value| value.trim().strip_suffix("kB"));
+    value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::machine::command::Script;
+
+    fn machine(root: &Path, files: &[(&str, &str)]) -> Machine {
+        for (path, content) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        Machine::scripted(root, root, Script::default())
+    }
+
+    #[test]
+    fn installer_is_known_by_its_variant() {
+        let check = |text: &str, expected: bool| assert_eq!(is_installer(text), expected, "{text}");
+        check(include_str!("testdata/os-release/nixos-installer"), true);
+        check(include_str!("testdata/os-release/nixos"), false);
+        check(include_str!("testdata/os-release/debian"), false);
+        check("ID=fedora\nVARIANT_ID=installer\n", false);
+        check("ID=mine\nID_LIKE=\"x nixos\"\nVARIANT_ID='installer'\n", true);
+    }
+
+    #[test]
+    fn names_of_systems_lose_their_quotes() {
+        let text = include_str!("testdata/os-release/debian");
+        assert_eq!(os_release(text, "ID").as_deref(), Some("debian"));
+        assert_eq!(os_release(text, "PRETTY_NAME").as_deref(), Some("Debian GNU/Linux 13 (trixie)"));
+        assert_eq!(os_release(text, "VARIANT_ID"), None);
+    }
+
+    #[test]
+    fn memory_is_counted_in_bytes() {
+        let text = "MemTotal:        2014312 kB\nMemFree:  12 kB\nMemAvailable:    1804328 kB\n";
+        assert_eq!(meminfo(text, "MemTotal"), 2_062_655_488);
+        assert_eq!(meminfo(text, "MemAvailable"), 1_847_631_872);
+        assert_eq!(meminfo(text, "Nothing"), 0);
+    }
+
+    #[tokio::test]
+    async fn uefi_machine_with_secure_boot_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let variable = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+        let files = [
+            (variable, "\u{6}\0\0\0\u{1}"),
+            ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
+            ("proc/sys/kernel/kexec_load_disabled", "0\n"),
+            ("proc/1/environ", "PATH=/bin\0container=lxc\0"),
+            ("proc/cpuinfo", "flags\t\t: fpu hypervisor lm\n"),
+            ("sys/class/dmi/id/sys_vendor", "QEMU\n"),
+            ("etc/ssh/ssh_host_rsa_key.pub", "ssh-rsa AAAA root@old\n"),
+            ("etc/ssh/ssh_host_rsa_key", "secret"),
+            ("usr/bin/sh", ""),
+        ];
+        let facts = machine(root.path(), &files).facts().await;
+        assert_eq!(facts.firmware, Firmware::Uefi);
+        assert_eq!(facts.secure_boot, Some(true));
+        assert_eq!(facts.lockdown.as_deref(), Some("integrity"));
+        assert_eq!(facts.kexec_load_disabled, Some(false));
+        assert_eq!(facts.container.as_deref(), Some("lxc"));
+        assert_eq!(facts.hypervisor.as_deref(), Some("QEMU"));
+        assert_eq!(facts.host_keys, ["ssh-rsa AAAA root@old"]);
+        assert_eq!(facts.programs, ["sh"]);
+    }
+
+    #[tokio::test]
+    async fn bare_machine_has_few_facts() {
+        let root = tempfile::tempdir().unwrap();
+        let facts = machine(root.path(), &[]).facts().await;
+        assert_eq!(facts.firmware, Firmware::Bios);
+        assert_eq!((facts.secure_boot, facts.lockdown, facts.container), (None, None, None));
+        assert!(!facts.installer && !facts.systemd && facts.disks.is_empty());
+    }
+}

@@ -1,0 +1,77 @@
+//! Writes small files so that a power cut leaves the old or the new one, never half of one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use landfall_proto::failure::Failure;
+
+use super::broken;
+
+/// Writes a file with this mode: beside it first, then in its place.
+///
+/// Returns only once the file would survive a power cut.
+pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
+    write_io(path, content, mode).map_err(broken(format!("cannot write {}", path.display())))
+}
+
+/// Makes a directory that only root may enter, where there is none.
+pub fn private_directory(path: &Path) -> Result<(), Failure> {
+    let made = fs::create_dir_all(path);
+    let made = made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)));
+    made.map_err(broken(format!("cannot make {}", path.display())))
+}
+
+/// Removes a directory and all that is in it, where there is one.
+pub fn remove_directory(path: &Path) -> Result<(), Failure> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(broken(format!("cannot remove {}", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns how many bytes may still be written where this path is.
+pub fn free(path: &Path) -> Result<u64, Failure> {
+    let stat = nix::sys::statvfs::statvfs(path).map_err(|error| {
+        Failure::new(format!("cannot tell how much space is left at {}", path.display()))
+            .caused_by(&error)
+    })?;
+    Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+fn write_io(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = path.with_file_name(format!(".{name}.new"));
+    let _ = fs::remove_file(&beside);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(content)?;
+    // not left to the umask
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_is_replaced_and_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write(&path, b"old", 0o644).unwrap();
+        write(&path, b"new", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,82 @@
+//! What does not change while this agent process lives, and the order it has to take up if it does not.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use landfall_proto::failure::Failure;
+use serde::Deserialize;
+
+use super::{Machine, broken, files, spool};
+
+/// Where the stock installer puts what the extra initrd held (nixos-images, restore-remote-access).
+const MARKER: &str = "/root/network/landfall-run.json";
+
+/// What does not change while this agent process lives.
+#[derive(Debug, Clone)]
+pub struct Here {
+    /// BLAKE3 of the running program.
+    pub build: String,
+    /// Id the kernel gave this boot.
+    pub boot_id: String,
+    /// Whether this system is an installer.
+    pub installer: bool,
+    /// Run that booted this system by kexec, empty for none.
+    pub kexec_marker: String,
+    /// Differs between agent processes.
+    pub process: u64,
+}
+
+/// The marker that travels in the extra initrd.
+#[derive(Debug, Deserialize)]
+struct Marker {
+    run: String,
+}
+
+impl Machine {
+    /// Looks at what does not change. Hashes the own program, so it takes a moment.
+    pub fn here(&self) -> Result<Here, Failure> {
+        let boot_id = self.read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let build = spool::hash(Path::new("/proc/self/exe"))?;
+        let seed = format!("{boot_id} {} {:?}", std::process::id(), SystemTime::now());
+        let mut process = [0; 8];
+        process.copy_from_slice(&blake3::hash(seed.as_bytes()).as_bytes()[..8]);
+        let marker = self.read(MARKER).and_then(|text| serde_json::from_str::<Marker>(&text).ok());
+        Ok(Here {
+            build,
+            boot_id,
+            installer: self.is_installer(),
+            kexec_marker: marker.map(|marker| marker.run).unwrap_or_default(),
+            process: u64::from_le_bytes(process),
+        })
+    }
+
+    /// Returns the order that is open: one that was begun here and has not ended.
+    pub fn open_order(&self) -> Result<Option<Vec<u8>>, Failure> {
+        let path = self.dir().join("open-order.json");
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(broken(format!("cannot read {}", path.display()))(error)),
+        }
+    }
+
+    /// Remembers an order until it has ended, so that an agent that comes after a crash goes on with it.
+    pub fn set_open_order(&self, order: &[u8]) -> Result<(), Failure> {
+        files::write(&self.dir().join("open-order.json"), order, 0o600)
+    }
+
+    /// Forgets the open order.
+    pub fn close_order(&self) {
+        // what stays is an order that has ended: taking it up again finds every step done
+        let _ = fs::remove_file(self.dir().join("open-order.json"));
+    }
+}
+
+/// Returns the wall clock, in seconds since 1970; for people only, since targets' clocks are wrong.
+pub fn wall_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

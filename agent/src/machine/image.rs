@@ -1,0 +1,76 @@
+//! Archives in their places: the installer's image in the agent's directory, the operator's files below `/mnt`.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use landfall_proto::failure::Failure;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Machine, TARGET,
+    archive::{Links, unpack},
+    broken, files,
+    initrd::Amendment,
+};
+
+impl Machine {
+    /// Returns where the installer's image is unpacked.
+    pub fn kexec_dir(&self) -> PathBuf {
+        self.dir().join("kexec")
+    }
+
+    /// Unpacks an archive into a directory that is emptied first. Blocks.
+    pub fn unpack_afresh(
+        &self,
+        archive: &Path,
+        directory: &Path,
+        links: Links,
+        stop: &CancellationToken,
+        progress: impl FnMut(u64),
+    ) -> Result<(), Failure> {
+        files::remove_directory(directory)?;
+        files::private_directory(directory)?;
+        unpack(archive, directory, links, stop, progress)
+    }
+
+    /// Unpacks an archive below `/mnt`. Blocks.
+    pub fn unpack_to_target(
+        &self,
+        archive: &Path,
+        links: Links,
+        stop: &CancellationToken,
+        progress: impl FnMut(u64),
+    ) -> Result<(), Failure> {
+        unpack(archive, &self.at(TARGET), links, stop, progress)
+    }
+
+    /// Puts the agent in the place of `cpio` and `gzip`, and beside it what it shall add. Blocks.
+    pub fn stand_in(&self, amendment: &Amendment) -> Result<(), Failure> {
+        let dir = self.kexec_dir();
+        let text = serde_json::to_vec(amendment).expect("an amendment is plain data");
+        files::write(&dir.join("amend.json"), &text, 0o600)?;
+        let bin = dir.join("bin");
+        files::private_directory(&bin)?;
+        let agent = std::env::current_exe().map_err(broken("cannot find the agent's own file"))?;
+        for name in ["cpio", "gzip"] {
+            let link = bin.join(name);
+            let _ = fs::remove_file(&link);
+            symlink(&agent, &link).map_err(broken(format!("cannot make {}", link.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a file of this length is there. Blocks.
+    pub fn has_file(&self, path: &Path, size: u64) -> bool {
+        fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
+    }
+
+    /// Returns the length of a file. Blocks.
+    pub fn size_of(&self, path: &Path) -> Result<u64, Failure> {
+        let found = fs::metadata(path).map_err(broken(format!("cannot find {}", path.display())))?;
+        Ok(found.len())
+    }
+}

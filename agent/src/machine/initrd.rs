@@ -1,0 +1,293 @@
+//! Stands in for `cpio` and `gzip` while an image's own script makes the archive that goes behind its initrd.
+//!
+//! Old systems often lack both. Being in their place also lets the agent add what the installer needs to be found and
+//! entered again: a key of this run, host keys where the old system has none, and the run's name.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+
+use cpio::newc::{Builder, ModeFileType, trailer};
+use flate2::{Compression, write::GzEncoder};
+use landfall_proto::{failure::Failure, order::RunId};
+use serde::{Deserialize, Serialize};
+
+use super::broken;
+
+/// Names the file that holds the [`Amendment`], in the environment of the `cpio` stand-in.
+pub const AMEND: &str = "LANDFALL_CPIO_AMEND";
+
+/// Where the installer finds the name of its run, below `/root/network` once it is up.
+pub const RUN_FILE: &str = "landfall-run.json";
+
+const AUTHORIZED_KEYS: &str = "ssh/authorized_keys";
+const HOST_KEYS: &str = "ssh/ssh_host_";
+
+/// What is added to the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amendment {
+    /// Public key line that may log in as root besides those of the old system.
+    pub authorized_key: String,
+    /// Host keys for an archive that has none: name of the file and its content.
+    pub host_keys: Vec<(String, String)>,
+    /// Name of the run.
+    pub run: RunId,
+}
+
+/// Does the work of `cpio` or `gzip` from standard input to standard output, if `name` is one of them. Blocks.
+pub fn applet(name: &OsStr, args: &[String]) -> Option<Result<(), Failure>> {
+    let (input, output) = (io::stdin().lock(), io::stdout().lock());
+    match Path::new(name).file_name()?.to_str()? {
+        "cpio" => Some(run_cpio(args, input, output)),
+        "gzip" => Some(gzip(args, input, output).map_err(broken("cannot compress"))),
+        _ => None,
+    }
+}
+
+fn run_cpio(args: &[String], input: impl Read, output: impl Write) -> Result<(), Failure> {
+    let separator = separator(args)?;
+    let amendment = match std::env::var_os(AMEND) {
+        Some(path) => {
+            let text = fs::read(&path).map_err(broken(format!("cannot read {}", Path::new(&path).display())))?;
+            let amendment = serde_json::from_slice(&text);
+            Some(amendment.map_err(|e| Failure::new("cannot read what to add").caused_by(&e))?)
+        }
+        None => None,
+    };
+    archive(Path::new("."), input, separator, amendment.as_ref(), output)
+        .map_err(broken("cannot archive"))
+}
+
+/// Understands what is asked of `cpio`: to write the `newc` format, and what ends a name.
+fn separator(args: &[String]) -> Result<u8, Failure> {
+    let refused = || {
+        Failure::new(format!("cannot do `cpio {}`", args.join(" ")))
+            .because("this stand-in only knows `cpio -o -H newc`, with -0 and --quiet")
+    };
+    let mut separator = b'\n';
+    let mut writes = false;
+    let mut newc = false;
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        match arg {
+            "--create" => writes = true,
+            "--null" => separator = 0,
+            "--quiet" | "--reproducible" => {}
+            "--format=newc" => newc = true,
+            "-H" | "--format" => newc = args.next() == Some("newc"),
+            "-Hnewc" => newc = true,
+            _ if arg.starts_with("--owner=") => {}
+            "-R" | "--owner" => drop(args.next()),
+            _ => {
+                let mut letters = arg.strip_prefix('-').ok_or_else(refused)?.chars();
+                for letter in letters.by_ref() {
+                    match letter {
+                        'o' => writes = true,
+                        '0' => separator = 0,
+                        'H' => newc = args.next() == Some("newc"),
+                        _ => return Err(refused()),
+                    }
+                }
+            }
+        }
+    }
+    if writes && newc { Ok(separator) } else { Err(refused()) }
+}
+
+/// Writes the files that are named on the input, relative to a directory, and what is to be added.
+fn archive(
+    directory: &Path,
+    mut names: impl Read,
+    separator: u8,
+    amendment: Option<&Amendment>,
+    mut output: impl Write,
+) -> io::Result<()> {
+    let mut list = Vec::new();
+    names.read_to_end(&mut list)?;
+    let names: Vec<_> = list.split(|byte| *byte == separator).filter(|name| !name.is_empty()).collect();
+    let names: Vec<_> = names.into_iter().map(|name| Path::new(OsStr::from_bytes(name))).collect();
+    let inside = |name: &Path| name.strip_prefix("./").unwrap_or(name).to_string_lossy().into_owned();
+    for name in &names {
+        let more = amendment.filter(|_| inside(name) == AUTHORIZED_KEYS);
+        write_file(&directory.join(name), &inside(name), more, &mut output)?;
+    }
+    if let Some(amendment) = amendment {
+        let has = |beginning: &str| names.iter().any(|name| inside(name).starts_with(beginning));
+        if !has("ssh/") {
+            entry("ssh", ModeFileType::Directory, 0o700, b"", &mut output)?;
+        }
+        if !has(AUTHORIZED_KEYS) {
+            let keys = format!("{}\n", amendment.authorized_key);
+            entry(AUTHORIZED_KEYS, ModeFileType::Regular, 0o600, keys.as_bytes(), &mut output)?;
+        }
+        if !has(HOST_KEYS) {
+            for (name, content) in &amendment.host_keys {
+                let mode = if Path::new(name).extension().is_some() { 0o644 } else { 0o600 };
+                let name = format!("ssh/{name}");
+                entry(&name, ModeFileType::Regular, mode, content.as_bytes(), &mut output)?;
+            }
+        }
+        let run = serde_json::json!({ "run": amendment.run }).to_string();
+        entry(RUN_FILE, ModeFileType::Regular, 0o644, run.as_bytes(), &mut output)?;
+    }
+    trailer(&mut output)?;
+    output.flush()
+}
+
+fn write_file(
+    path: &Path,
+    name: &str,
+    amendment: Option<&Amendment>,
+    output: &mut impl Write,
+) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    let mode = found.mode() & 0o7777;
+    if found.is_dir() {
+        return entry(name, ModeFileType::Directory, mode, b"", output);
+    }
+    if found.is_symlink() {
+        let target = fs::read_link(path)?;
+        return entry(name, ModeFileType::Symlink, 0o777, target.as_os_str().as_bytes(), output);
+    }
+    if !found.is_file() {
+        return Err(io::Error::other(format!("{name} is neither file, directory nor link")));
+    }
+    let mut content = fs::read(path)?;
+    if let Some(amendment) = amendment {
+        if content.last().is_some_and(|last| *last != b'\n') {
+            content.push(b'\n');
+        }
+        content.extend_from_slice(amendment.authorized_key.as_bytes());
+        content.push(b'\n');
+    }
+    entry(name, ModeFileType::Regular, mode, &content, output)
+}
+
+fn entry(
+    name: &str,
+    kind: ModeFileType,
+    mode: u32,
+    content: &[u8],
+    output: &mut impl Write,
+) -> io::Result<()> {
+    let size = u32::try_from(content.len()).map_err(io::Error::other)?;
+    let mut writer =
+        Builder::new(name).mode(mode).set_mode_file_type(kind).write(&mut *output, size);
+    writer.write_all(content)?;
+    writer.finish().map(drop)
+}
+
+fn gzip(args: &[String], mut input: impl Read, output: impl Write) -> io::Result<()> {
+    let level = args.iter().filter_map(|arg| arg.strip_prefix('-')?.parse().ok()).next_back();
+    let mut encoder = GzEncoder::new(output, Compression::new(level.unwrap_or(6).min(9)));
+    io::copy(&mut input, &mut encoder)?;
+    encoder.finish()?.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn read_back(mut bytes: &[u8]) -> BTreeMap<String, (u32, String)> {
+        let mut found = BTreeMap::new();
+        loop {
+            let mut reader = cpio::newc::Reader::new(bytes).unwrap();
+            if reader.entry().is_trailer() {
+                return found;
+            }
+            let (name, mode) = (reader.entry().name().to_owned(), reader.entry().mode());
+            let mut content = String::new();
+            reader.read_to_string(&mut content).unwrap();
+            found.insert(name, (mode, content));
+            bytes = reader.finish().unwrap();
+        }
+    }
+
+    fn amendment() -> Amendment {
+        Amendment {
+            authorized_key: "ssh-ed25519 AAAA run".to_owned(),
+            host_keys: vec![
+                ("ssh_host_ed25519_key".to_owned(), "private".to_owned()),
+                ("ssh_host_ed25519_key.pub".to_owned(), "public".to_owned()),
+            ],
+            run: RunId::from_bytes([7; 16]),
+        }
+    }
+
+    fn archived(dir: &Path, names: &str, amendment: Option<&Amendment>) -> BTreeMap<String, (u32, String)> {
+        let mut output = Vec::new();
+        archive(dir, names.as_bytes(), b'\n', amendment, &mut output).unwrap();
+        assert_eq!(output.len() % 4, 0);
+        read_back(&output)
+    }
+
+    #[test]
+    fn archive_holds_what_was_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("ssh")).unwrap();
+        fs::write(dir.path().join("addrs.json"), "[1]").unwrap();
+        symlink("addrs.json", dir.path().join("link")).unwrap();
+        let found = archived(dir.path(), ".\n./ssh\n./addrs.json\n./link\n", None);
+        assert_eq!(found["addrs.json"].1, "[1]");
+        assert_eq!(found["link"], (0o120_777, "addrs.json".to_owned()));
+        assert_eq!(found["ssh"].0 & 0o170_000, 0o040_000);
+        assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    fn key_of_the_run_joins_those_of_the_old_system() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("ssh")).unwrap();
+        fs::write(dir.path().join(AUTHORIZED_KEYS), "ssh-rsa BBBB old").unwrap();
+        fs::write(dir.path().join("ssh/ssh_host_rsa_key"), "old").unwrap();
+        let names = "./ssh\n./ssh/authorized_keys\n./ssh/ssh_host_rsa_key\n";
+        let found = archived(dir.path(), names, Some(&amendment()));
+        assert_eq!(found[AUTHORIZED_KEYS].1, "ssh-rsa BBBB old\nssh-ed25519 AAAA run\n");
+        assert!(!found.contains_key("ssh/ssh_host_ed25519_key"), "it has host keys");
+        assert_eq!(found[RUN_FILE].1, format!("{{\"run\":\"{}\"}}", "07".repeat(16)));
+    }
+
+    #[test]
+    fn archive_without_keys_gets_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = archived(dir.path(), ".\n", Some(&amendment()));
+        assert_eq!(found[AUTHORIZED_KEYS].1, "ssh-ed25519 AAAA run\n");
+        assert_eq!(found["ssh/ssh_host_ed25519_key"], (0o100_600, "private".to_owned()));
+        assert_eq!(found["ssh/ssh_host_ed25519_key.pub"], (0o100_644, "public".to_owned()));
+    }
+
+    #[test]
+    fn what_scripts_ask_of_cpio_is_understood() {
+        let check = |line: &str, expected: Option<u8>| {
+            let args: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(separator(&args).ok(), expected, "{line}");
+        };
+        check("-o -H newc", Some(b'\n'));
+        check("-oH newc --quiet", Some(b'\n'));
+        check("-0 -o -H newc --owner root:root", Some(0));
+        check("-o0H newc", Some(0));
+        check("--create --format=newc --null", Some(0));
+        check("-o", None);
+        check("-o -H odc", None);
+        check("-i -H newc", None);
+        check("-o -H newc file", None);
+    }
+
+    #[test]
+    fn gzip_is_read_back_at_any_level() {
+        for args in [vec![], vec!["-9".to_owned()], vec!["-c".to_owned(), "-1".to_owned()]] {
+            let mut packed = Vec::new();
+            gzip(&args, &b"some bytes"[..], &mut packed).unwrap();
+            let mut text = String::new();
+            flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).unwrap();
+            assert_eq!(text, "some bytes");
+        }
+    }
+}

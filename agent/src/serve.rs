@@ -1,0 +1,117 @@
+//! The agent's life: one per machine, from the first call to the last release.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use landfall_proto::{failure::Failure, v1::agent_server::AgentServer, wire};
+use serde::{Deserialize, Serialize};
+use tonic::transport::Server;
+
+use crate::{
+    machine::{self, Machine, command, files},
+    service::Service,
+    session::Session,
+    tunnel,
+};
+
+/// Longest that a started agent may take to answer: a machine under load reads its own file slowly.
+const UP_WITHIN: Duration = Duration::from_secs(30);
+/// HTTP/2 asks after a silent controller this often.
+const PING: Duration = Duration::from_secs(20);
+/// What may be under way to the agent on one bulk stream; the streams' own credit is smaller.
+const WINDOW: u32 = 16 << 20;
+
+/// Certificates for one run, as the controller sends them on standard input; PEM.
+///
+/// Has no `Debug`, so that the key is never printed.
+#[derive(Deserialize)]
+#[expect(missing_debug_implementations, reason = "holds a private key")]
+pub struct Credentials {
+    /// Certificate of the run's authority.
+    pub ca: String,
+    /// The agent's certificate.
+    pub cert: String,
+    /// The agent's private key.
+    pub key: String,
+}
+
+/// What `spawn` prints, one JSON object.
+#[derive(Debug, Serialize)]
+pub struct Started {
+    /// The socket the agent listens on.
+    pub socket: PathBuf,
+    /// Its process number.
+    pub pid: i32,
+    /// BLAKE3 of the file `spawn` ran from; the agent says its own in `Hello`.
+    pub build: String,
+}
+
+/// What `version` prints, one JSON object.
+#[derive(Debug, Serialize)]
+pub struct Identity {
+    /// Version of the program.
+    pub version: &'static str,
+    /// Protocols it speaks, oldest and newest.
+    pub protocols: [u32; 2],
+    /// BLAKE3 of its file.
+    pub build: String,
+}
+
+/// Tells which program this is.
+pub fn identity() -> Result<Identity, Failure> {
+    use landfall_proto::version::{PROTOCOL_MAX, PROTOCOL_MIN};
+    let build = machine::spool::hash(Path::new("/proc/self/exe"))?;
+    Ok(Identity {
+        version: env!("CARGO_PKG_VERSION"),
+        protocols: [PROTOCOL_MIN, PROTOCOL_MAX],
+        build,
+    })
+}
+
+/// Serves until there is nothing more to do here.
+///
+/// Refuses to be the second agent of a machine.
+pub async fn serve(dir: &Path) -> Result<(), Failure> {
+    let machine = Machine::real(dir);
+    let Some(_lock) = machine.lock()? else {
+        return Err(Failure::new("refusing to serve twice")
+            .because(format!("another agent holds {}", dir.display())));
+    };
+    command::end_leftovers();
+    let callers = tunnel::listen(dir)?;
+    let session = Session::open(machine)?;
+    let service = AgentServer::new(Service { session: Arc::clone(&session) })
+        .max_decoding_message_size(wire::CONTROL_MESSAGE_MAX)
+        .max_encoding_message_size(wire::CONTROL_MESSAGE_MAX);
+    Server::builder()
+        .http2_keepalive_interval(Some(PING))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .add_service(service)
+        .serve_with_incoming_shutdown(callers, session.over())
+        .await
+        .map_err(|error| Failure::new("cannot serve").caused_by(&error))?;
+    // nothing of us stays on a machine that was not installed
+    machine::detach::remove_own_program();
+    files::remove_directory(dir)
+}
+
+/// Starts an agent that outlives this login, or finds the one that runs, and returns once it answers.
+pub async fn spawn(dir: &Path, credentials: &Credentials) -> Result<Started, Failure> {
+    let machine = Machine::real(dir);
+    let runs = machine.lock()?.is_none();
+    let tls = dir.join("tls");
+    files::private_directory(&tls)?;
+    let parts = [("ca", &credentials.ca), ("cert", &credentials.cert), ("key", &credentials.key)];
+    for (name, text) in parts {
+        files::write(&tls.join(format!("{name}.pem")), text.as_bytes(), 0o600)?;
+    }
+    if !runs {
+        machine.start_agent(&machine::detach::own_program()?).await?;
+    }
+    let pid = tunnel::wait_until_up(dir, UP_WITHIN).await?;
+    Ok(Started { socket: tunnel::socket(dir), pid, build: identity()?.build })
+}

@@ -1,0 +1,195 @@
+//! gRPC in, domain out: translates and delegates, decides nothing.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use landfall_proto::{
+    order::{Input, RunId},
+    v1::{self, agent_server::Agent},
+    version, wire,
+};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::session::{Known, Session};
+
+/// A reader gets light events at most this often.
+const PACE: Duration = Duration::from_millis(200);
+/// Frames under way to a lane; each is at most one chunk.
+const LANE_QUEUE: usize = 4;
+
+/// The service over one session.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) session: Arc<Session>,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type Reports = Pin<Box<dyn Stream<Item = Result<v1::Report, Status>> + Send>>;
+type Frames = Pin<Box<dyn Stream<Item = Result<v1::Frame, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Agent for Service {
+    async fn hello(&self, request: Request<v1::HelloRequest>) -> Reply<v1::HelloReply> {
+        let hello = request.into_inner();
+        let Some(protocol) = version::agree(hello.protocol_min, hello.protocol_max) else {
+            return Err(Status::failed_precondition(format!(
+                "the agent speaks protocol {} to {}, the controller {} to {}",
+                version::PROTOCOL_MIN,
+                version::PROTOCOL_MAX,
+                hello.protocol_min,
+                hello.protocol_max
+            )));
+        };
+        self.session.attach(hello.controller);
+        let here = self.session.here();
+        Ok(Response::new(v1::HelloReply {
+            protocol,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            build: here.build.clone(),
+            boot_id: here.boot_id.clone(),
+            installer: here.installer,
+            kexec_marker: here.kexec_marker.clone(),
+            run_id: self.session.run_id().map(String::from).unwrap_or_default(),
+            events: self.session.board().map_or(0, |board| board.state().next),
+            process: here.process,
+        }))
+    }
+
+    async fn inspect(&self, _: Request<v1::InspectRequest>) -> Reply<v1::InspectReply> {
+        let facts = self.session.inspect().await;
+        Ok(Response::new(v1::InspectReply { facts: wire::facts_to_wire(&facts) }))
+    }
+
+    async fn start(&self, request: Request<v1::StartRequest>) -> Reply<v1::StartReply> {
+        let start = request.into_inner();
+        let order = wire::order_from_wire(&start.order)
+            .map_err(|error| Status::invalid_argument(whole(&error)))?;
+        if order.run.as_str() != start.run_id {
+            return Err(Status::invalid_argument("the order is of another run"));
+        }
+        let known = self.session.start(order).map_err(|failure| refused(&failure))?;
+        let (outcome, run_id) = match known {
+            Known::Started => (v1::start_reply::Outcome::Started, start.run_id),
+            Known::AlreadyThere => (v1::start_reply::Outcome::AlreadyThere, start.run_id),
+            Known::Other(run) => (v1::start_reply::Outcome::OtherRun, run.into()),
+        };
+        Ok(Response::new(v1::StartReply { outcome: outcome.into(), run_id }))
+    }
+
+    type WatchStream = Reports;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Reply<Reports> {
+        let watch = request.into_inner();
+        self.check(&watch.run_id)?;
+        let board = self.session.board().ok_or_else(unknown_run)?;
+        let epoch = self.session.epoch();
+        let (reports, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut cursor = (watch.next, watch.light);
+            let mut changes = board.changes();
+            loop {
+                let (events, next) = board.report_since(cursor.0, cursor.1);
+                let heavy = next.0 > cursor.0;
+                cursor = next;
+                if !events.is_empty() {
+                    let report = wire::report_to_wire(&events, cursor);
+                    if reports.send(Ok(report)).await.is_err() {
+                        return;
+                    }
+                }
+                if !heavy {
+                    tokio::time::sleep(PACE).await;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return },
+                    () = reports.closed() => return,
+                    () = epoch.cancelled() => {
+                        let _ = reports.send(Err(taken_over())).await;
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn supply(&self, request: Request<v1::SupplyRequest>) -> Reply<v1::SupplyReply> {
+        let supply = request.into_inner();
+        self.check(&supply.run_id)?;
+        let input = Input::from_name(&supply.input)
+            .ok_or_else(|| Status::invalid_argument("no step waits for such an input"))?;
+        self.session.supply(input);
+        Ok(Response::new(v1::SupplyReply {}))
+    }
+
+    async fn abort(&self, request: Request<v1::AbortRequest>) -> Reply<v1::AbortReply> {
+        self.check(&request.into_inner().run_id)?;
+        self.session.abort();
+        Ok(Response::new(v1::AbortReply {}))
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Reply<v1::ReleaseReply> {
+        let release = request.into_inner();
+        if release.run_id.is_empty() && self.session.run_id().is_none() {
+            self.session.leave();
+            return Ok(Response::new(v1::ReleaseReply { released: true }));
+        }
+        self.check(&release.run_id)?;
+        let released = self.session.release(release.next);
+        Ok(Response::new(v1::ReleaseReply { released }))
+    }
+
+    type LaneStream = Frames;
+
+    async fn lane(&self, request: Request<Streaming<v1::Frame>>) -> Reply<Frames> {
+        let incoming = request.into_inner();
+        let (frames, stream) = mpsc::channel(LANE_QUEUE);
+        let (mux, newer) = (self.session.mux(), self.session.new_lane());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = mux.lane(frames, incoming) => {}
+                () = newer.cancelled() => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream).map(Ok))))
+    }
+}
+
+impl Service {
+    /// Refuses calls about a run that is not known here, so that nobody goes on asking.
+    fn check(&self, run_id: &str) -> Result<(), Status> {
+        let known = self.session.run_id();
+        let same = known.as_ref().map(RunId::as_str) == Some(run_id);
+        if same { Ok(()) } else { Err(unknown_run()) }
+    }
+}
+
+fn unknown_run() -> Status {
+    Status::not_found("no such run here")
+}
+
+fn taken_over() -> Status {
+    Status::aborted("a newer controller has taken over")
+}
+
+fn refused(failure: &landfall_proto::failure::Failure) -> Status {
+    let mut text = failure.what.clone();
+    for cause in &failure.causes {
+        text.push_str(": ");
+        text.push_str(cause);
+    }
+    Status::failed_precondition(text)
+}
+
+/// Joins an error and its sources, for the one line a status has.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}

@@ -1,0 +1,235 @@
+//! At most one run on this machine: started once however often it is asked for, watched by any number of readers,
+//! taken up again after a crash, let go once the controller has seen its end.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use engine::{
+    board::Board,
+    journal::{Header, Journal},
+    run::Run,
+};
+use landfall_proto::{
+    facts::Facts,
+    failure::Failure,
+    order::{Input, Job, Order, RunId},
+    report::End,
+    stream::mux::Mux,
+    wire,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    deliveries::{Arrivals, Door},
+    machine::{
+        Machine, files,
+        here::{Here, wall_clock},
+        reboot,
+        spool::Spool,
+    },
+    story,
+};
+
+/// What came of asking for a run.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It was started, or taken up where it had failed.
+    Started,
+    /// It is under way or has ended well.
+    AlreadyThere,
+    /// Another one is under way.
+    Other(RunId),
+}
+
+/// The one run there can be, and everything readers and streams need.
+#[derive(Debug)]
+pub(crate) struct Session {
+    machine: Machine,
+    here: Here,
+    arrivals: Arc<Arrivals>,
+    mux: Mux,
+    current: Mutex<Option<Current>>,
+    epoch: Mutex<(u64, CancellationToken)>,
+    lane: Mutex<CancellationToken>,
+    /// Set once there is nothing more to do here.
+    over: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Current {
+    order: Order,
+    board: Board,
+    cancel: CancellationToken,
+}
+
+impl Session {
+    /// Opens the session, and takes up the run that a crash cut off.
+    pub(crate) fn open(machine: Machine) -> Result<Arc<Self>, Failure> {
+        let spool = Spool::open(machine.dir().join("spool"))?;
+        let arrivals = Arc::new(Arrivals::new(machine.clone(), spool));
+        let mux = Mux::acceptor(Arc::new(Door(Arc::clone(&arrivals))));
+        let session = Arc::new(Self {
+            here: machine.here()?,
+            arrivals,
+            mux,
+            current: Mutex::default(),
+            epoch: Mutex::default(),
+            lane: Mutex::default(),
+            over: watch::Sender::new(false),
+            machine,
+        });
+        if let Some(wire) = session.machine.open_order()? {
+            let order = wire::order_from_wire(&wire).map_err(|error| {
+                Failure::new("cannot take up the run of an earlier agent").caused_by(&error)
+            })?;
+            session.start(order)?;
+        }
+        Ok(session)
+    }
+
+    /// Returns what does not change while this process lives.
+    pub(crate) fn here(&self) -> &Here {
+        &self.here
+    }
+
+    pub(crate) fn run_id(&self) -> Option<RunId> {
+        self.current().as_ref().map(|current| current.order.run.clone())
+    }
+
+    pub(crate) fn board(&self) -> Option<Board> {
+        self.current().as_ref().map(|current| current.board.clone())
+    }
+
+    pub(crate) fn mux(&self) -> Mux {
+        self.mux.clone()
+    }
+
+    /// Looks at the machine.
+    pub(crate) async fn inspect(&self) -> Facts {
+        self.machine.facts().await
+    }
+
+    /// Lets the newest controller in and the older ones out.
+    pub(crate) fn attach(&self, controller: u64) {
+        let mut epoch = self.epoch.lock().expect("no holder panics");
+        if epoch.0 != controller {
+            epoch.1.cancel();
+            *epoch = (controller, CancellationToken::new());
+        }
+    }
+
+    /// Returns what ends when a newer controller comes.
+    pub(crate) fn epoch(&self) -> CancellationToken {
+        self.epoch.lock().expect("no holder panics").1.clone()
+    }
+
+    /// Returns what ends when a newer lane comes, and ends the one before: its ssh may be dead without a word.
+    pub(crate) fn new_lane(&self) -> CancellationToken {
+        let mut lane = self.lane.lock().expect("no holder panics");
+        lane.cancel();
+        *lane = self.epoch().child_token();
+        lane.clone()
+    }
+
+    /// Starts a run, unless it is there already or another one is under way.
+    pub(crate) fn start(&self, order: Order) -> Result<Known, Failure> {
+        let mut current = self.current();
+        if let Some(known) = current.as_ref() {
+            let end = known.board.state().end;
+            let same = known.order == order;
+            match end {
+                None if known.order.run == order.run => return Ok(Known::AlreadyThere),
+                None => return Ok(Known::Other(known.order.run.clone())),
+                Some(End::Finished) if same => return Ok(Known::AlreadyThere),
+                Some(_) => {}
+            }
+        }
+        *current = Some(self.begin(order)?);
+        Ok(Known::Started)
+    }
+
+    /// Remembers that an input is there.
+    pub(crate) fn supply(&self, input: Input) {
+        self.arrivals.supply(input);
+    }
+
+    /// Asks the run to stop.
+    pub(crate) fn abort(&self) {
+        if let Some(current) = self.current().as_ref() {
+            current.cancel.cancel();
+        }
+    }
+
+    /// Lets go of a run whose end the controller has seen: reboots if that is its end, else leaves this machine.
+    ///
+    /// Returns false while the run goes on or has events that were not seen.
+    pub(crate) fn release(&self, next: u64) -> bool {
+        let (order, state) = match self.current().as_ref() {
+            Some(current) => (current.order.clone(), current.board.state()),
+            None => return false,
+        };
+        let Some(end) = state.end else { return false };
+        if next < state.next {
+            return false;
+        }
+        match (&order.job, end) {
+            // the kernel is about to be replaced: whatever would be cleaned up is gone in a moment
+            (Job::Kexec(_), End::Finished) => {}
+            (Job::Install(install), End::Finished) if install.reboot => {
+                let machine = self.machine.clone();
+                tokio::spawn(async move { reboot::reboot(&machine).await });
+            }
+            // half an installation stays where it can be taken up again
+            (Job::Install(_), End::Failed | End::Aborted(_)) => {}
+            (Job::Kexec(_), End::Failed | End::Aborted(_)) | (Job::Install(_), End::Finished) => {
+                self.leave();
+            }
+        }
+        true
+    }
+
+    /// Ends the agent, of which nothing stays.
+    pub(crate) fn leave(&self) {
+        self.over.send_replace(true);
+    }
+
+    /// Completes once there is nothing more to do here.
+    pub(crate) async fn over(&self) {
+        let mut over = self.over.subscribe();
+        // the sender lives as long as the session
+        let _ = over.wait_for(|over| *over).await;
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Current>> {
+        self.current.lock().expect("no holder of the run panics")
+    }
+
+    /// Makes the journal of a run, or opens it, and tells its story from there on.
+    fn begin(&self, order: Order) -> Result<Current, Failure> {
+        let wire = wire::order_to_wire(&order);
+        let part = match order.job {
+            Job::Kexec(_) => "kexec",
+            Job::Install(_) => "install",
+        };
+        let dir = self.machine.dir().join("runs").join(format!("{}-{part}", order.run));
+        files::private_directory(&dir)?;
+        let hash = blake3::hash(&wire).to_hex().to_string();
+        let header = Header::new(order.run.clone(), &order.plan(), hash, wall_clock());
+        let journal = Journal::open(&dir.join("journal.jsonl"), header).map_err(|error| {
+            Failure::new("cannot take up the run").caused_by(&error).code("LF0901")
+        })?;
+        self.machine.set_open_order(&wire)?;
+        self.arrivals.forget();
+        let cancel = CancellationToken::new();
+        let run = Run::begin(journal, cancel.clone())?;
+        let board = run.board();
+        let (machine, arrivals, told) =
+            (self.machine.clone(), Arc::clone(&self.arrivals), order.clone());
+        tokio::spawn(async move {
+            // how it ended is on the board
+            let _ = story::tell(run, &told, &machine, &arrivals).await;
+            machine.close_order();
+        });
+        Ok(Current { order, board, cancel })
+    }
+}

@@ -1,0 +1,60 @@
+//! Waits until the system's closure is in the store on the target's disk.
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::{
+    failure::Failure,
+    order::{Input, StorePath, StoreRoot},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Deliveries, Mounts};
+use crate::machine::Machine;
+
+/// Waits for the system.
+#[derive(Debug)]
+pub struct Copy<'a, D> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// Who brings it.
+    pub deliveries: &'a D,
+    /// The system.
+    pub system: &'a StorePath,
+    /// Where it goes.
+    pub mounts: &'a Mounts,
+}
+
+/// A system that is complete in the store on the target's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// The system.
+    pub system: StorePath,
+}
+
+impl<D: Deliveries> Step for Copy<'_, D> {
+    const NAME: &'static str = "copy";
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = Copied;
+
+    async fn run(&self, cx: &Context) -> Result<Done<Copied>, Failure> {
+        if self.mounts.mounts.is_empty() {
+            return Err(Failure::new("cannot install to /mnt")
+                .because("nothing is mounted there: a disko script of mode format only creates what is missing")
+                .hint("run the same command with `--disko-mode mount`")
+                .code("LF0503"));
+        }
+        cx.waiting("the system's closure");
+        self.deliveries.input(Input::System).await?;
+        if !self.machine.store_has(StoreRoot::Target, self.system).await? {
+            return Err(Failure::new(format!("cannot install {}", self.system))
+                .because("it is not complete in the store below /mnt")
+                .hint("run the same command again; it sends what is missing")
+                .code("LF0303"));
+        }
+        Ok(Done::new(Copied { system: self.system.clone() }))
+    }
+
+    async fn still_true(&self, proof: &Copied) -> bool {
+        let found = self.machine.store_has(StoreRoot::Target, &proof.system).await;
+        found.unwrap_or(false) && proof.system == *self.system
+    }
+}

@@ -1,0 +1,128 @@
+//! Runs disko's script. From here on the disks are not what they were.
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::{
+    failure::Failure,
+    order::{ConsentedDisk, Disko, DiskoMode},
+};
+use serde::{Deserialize, Serialize};
+
+use super::ToolsReady;
+use crate::machine::{Machine, TARGET, command::Command};
+
+const NAME: &str = "format";
+
+/// Runs a script that may erase disks: once, and only on the disks that were agreed to.
+#[derive(Debug)]
+pub struct Format<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// What was asked for.
+    pub order: &'a Disko,
+    /// The script, complete.
+    pub tools: &'a ToolsReady,
+}
+
+/// Runs a script that only mounts, which may be done again at any time.
+#[derive(Debug)]
+pub struct MountOnly<'a>(pub Format<'a>);
+
+/// Disks as the script left them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Formatted {
+    /// Device and layout of its partitions, for each disk that was agreed to, or else for each that there is.
+    pub layouts: Vec<(String, String)>,
+    /// What was mounted below `/mnt`.
+    pub mounts: Vec<String>,
+}
+
+impl Step for Format<'_> {
+    const NAME: &'static str = NAME;
+    const REPEAT: Repeat = Repeat::Never;
+    type Proof = Formatted;
+
+    async fn run(&self, cx: &Context) -> Result<Done<Formatted>, Failure> {
+        if self.order.mode != DiskoMode::Mount {
+            self.consented().await?;
+        }
+        self.execute(cx).await?;
+        Ok(Done::new(self.formatted().await))
+    }
+
+    async fn still_true(&self, proof: &Formatted) -> bool {
+        let now = self.layouts().await;
+        proof.layouts.iter().all(|layout| now.contains(layout))
+    }
+}
+
+impl Step for MountOnly<'_> {
+    const NAME: &'static str = NAME;
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = Formatted;
+
+    async fn run(&self, cx: &Context) -> Result<Done<Formatted>, Failure> {
+        self.0.run(cx).await
+    }
+
+    async fn still_true(&self, proof: &Formatted) -> bool {
+        self.0.still_true(proof).await && self.0.machine.is_mount_point(TARGET)
+    }
+}
+
+impl Format<'_> {
+    async fn consented(&self) -> Result<(), Failure> {
+        let agreed = self.order.disks.clone();
+        let check = move |machine: &Machine| {
+            agreed.iter().try_for_each(|disk| match machine.changed_since_consent(disk) {
+                None => Ok(()),
+                Some(change) => Err(refusal(disk, &change)),
+            })
+        };
+        self.machine.blocking(check).await
+    }
+
+    async fn execute(&self, cx: &Context) -> Result<(), Failure> {
+        let script = self.tools.script.as_str();
+        let (command, verb) = (Command::new(script), verb(self.order.mode));
+        let token = cx.cancel_token();
+        let ended = self.machine.programs().run(&command, &token, |_, line| cx.line(line)).await;
+        let ended = ended.map_err(|failure| failure.under(format!("cannot {verb} the disks")))?;
+        ended.success(&format!("cannot {verb} the disks")).map(drop).map_err(|failure| {
+            failure.hint("the lines above the error show which command of the script failed").code("LF0502")
+        })
+    }
+
+    async fn formatted(&self) -> Formatted {
+        let mounts = self.machine.mounts_below(TARGET);
+        let shown = |mount: &crate::machine::mounts::Mount| {
+            format!("{} {} {}", mount.target.display(), mount.kind, mount.source)
+        };
+        Formatted { layouts: self.layouts().await, mounts: mounts.iter().map(shown).collect() }
+    }
+
+    async fn layouts(&self) -> Vec<(String, String)> {
+        let mut devices: Vec<_> = self.order.disks.iter().map(|disk| disk.device.clone()).collect();
+        if devices.is_empty() {
+            devices = self.machine.disks().await.into_iter().map(|disk| disk.device).collect();
+        }
+        let layouts = move |machine: &Machine| {
+            let layout = |device: String| machine.layout(&device).map(|layout| (device, layout));
+            devices.into_iter().filter_map(layout).collect()
+        };
+        self.machine.blocking(layouts).await
+    }
+}
+
+fn verb(mode: DiskoMode) -> &'static str {
+    match mode {
+        DiskoMode::Disko | DiskoMode::Format => "format",
+        DiskoMode::Mount => "mount",
+    }
+}
+
+fn refusal(disk: &ConsentedDisk, change: &str) -> Failure {
+    let device = &disk.device;
+    Failure::new(format!("refusing to format {device}, which is not the disk that was agreed to ({change})"))
+        .hint("look at the disks with `landfall check`, correct the configuration and run the command again")
+        .code("LF0501")
+}

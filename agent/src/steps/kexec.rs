@@ -1,0 +1,183 @@
+//! Loads the installer and has the kernel start it.
+//!
+//! Nothing here touches a disk of the old system, except the agent's own directory.
+
+use std::{path::Path, time::Duration};
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::{
+    event::Unit,
+    failure::Failure,
+    order::{self, RunId},
+};
+use serde::{Deserialize, Serialize};
+
+use super::Arrived;
+use crate::machine::{
+    Machine,
+    archive::Links,
+    command::{Command, Ended, PATH},
+    hostkeys::HostKey,
+    initrd::{AMEND, Amendment},
+};
+
+/// What an image's script says when the kernel is loaded; the last thing it can say.
+const MARKER: &str = "machine will boot into nixos";
+
+/// Copying and compressing the state takes seconds, loading a big initrd on a slow disk a minute.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Boots the installer by kexec.
+#[derive(Debug)]
+pub struct Kexec<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+    /// Name of the run, found again in the installer.
+    pub run: &'a RunId,
+    /// What was asked for.
+    pub order: &'a order::Kexec,
+    /// The image.
+    pub image: &'a Arrived,
+}
+
+/// An installer that the kernel will start within seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Name of the boot that ends.
+    pub boot_id: String,
+    /// Public host keys that the installer will have, one line each.
+    pub host_keys: Vec<String>,
+}
+
+impl Step for Kexec<'_> {
+    const NAME: &'static str = "kexec";
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = Loaded;
+
+    async fn run(&self, cx: &Context) -> Result<Done<Loaded>, Failure> {
+        self.allowed()?;
+        self.unpack(cx).await?;
+        self.has_memory()?;
+        let host_keys = self.prepare().await?;
+        self.load(cx).await?;
+        Ok(Done::new(Loaded { boot_id: self.machine.boot_id(), host_keys }))
+    }
+
+    /// An agent that starts again in the old system has to load anew: the kernel was not started.
+    async fn still_true(&self, _: &Loaded) -> bool {
+        false
+    }
+}
+
+impl Kexec<'_> {
+    fn allowed(&self) -> Result<(), Failure> {
+        let refused = Failure::new("cannot boot the installer by kexec");
+        if self.machine.kexec_load_disabled() == Some(true) {
+            return Err(refused
+                .because("the kernel takes no other kernel until the next boot (kexec_load_disabled is 1)")
+                .hint("remove `kernel.kexec_load_disabled` from `/etc/sysctl.d` and reboot, or boot an installer by hand")
+                .code("LF0401"));
+        }
+        match self.machine.lockdown().as_deref() {
+            None | Some("none") => Ok(()),
+            // an image that is signed may still be loaded; ours and the stock ones are not
+            Some(level) => Err(refused
+                .because(format!("the kernel is locked down ({level}), as Secure Boot demands"))
+                .hint("turn Secure Boot off in the firmware, or boot an installer by hand")
+                .code("LF0402")),
+        }
+    }
+
+    async fn unpack(&self, cx: &Context) -> Result<(), Failure> {
+        let (archive, total) = (self.image.path.clone(), self.image.size);
+        let stop = cx.cancel_token().child_token();
+        let _stopped_when_dropped = stop.clone().drop_guard();
+        let told = cx.clone();
+        let progress = move |done| told.progress(done, Some(total), Unit::Bytes);
+        let unpacked = self.machine.blocking(move |machine| {
+            // an image that ran once has its initrd changed in place
+            machine.unpack_afresh(&archive, &machine.kexec_dir(), Links::Inside, &stop, progress)
+        });
+        unpacked.await
+    }
+
+    fn has_memory(&self) -> Result<(), Failure> {
+        let size = |name: &str| self.machine.size_of(&self.machine.kexec_dir().join("kexec").join(name));
+        let headline = "cannot boot the installer by kexec";
+        let under = |failure: Failure| failure.under(headline).code("LF0403");
+        let (kernel, initrd) = (size("bzImage").map_err(under)?, size("initrd").map_err(under)?);
+        // the image as it is loaded, and once more while the new kernel unpacks it
+        let needed = kernel + 2 * initrd;
+        let available = self.machine.memory_available();
+        if available >= needed {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Err(Failure::new(headline)
+            .because(format!("{} MiB of memory are available, {} MiB are needed", available >> 20, mib(needed)))
+            .because(format!("the kernel has {} MiB, its initrd {} MiB", mib(kernel), mib(initrd)))
+            .hint("stop programs on the target, or give the machine more memory")
+            .code("LF0404"))
+    }
+
+    async fn prepare(&self) -> Result<Vec<String>, Failure> {
+        let (run, authorized_key) = (self.run.clone(), self.order.authorized_key.clone());
+        let prepare = move |machine: &Machine| {
+            let mut amendment = Amendment { authorized_key, host_keys: Vec::new(), run };
+            let mut public = machine.public_host_keys();
+            if !machine.has_host_keys() {
+                let key = HostKey::generate()?;
+                public = vec![key.public.trim_end().to_owned()];
+                let name = "ssh_host_ed25519_key";
+                amendment.host_keys =
+                    vec![(name.to_owned(), key.private), (format!("{name}.pub"), key.public)];
+            }
+            machine.stand_in(&amendment)?;
+            Ok(public)
+        };
+        self.machine.blocking(prepare).await
+    }
+
+    async fn load(&self, cx: &Context) -> Result<(), Failure> {
+        let dir = self.machine.kexec_dir();
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut command = Command::new(text(&dir.join("kexec/run")))
+            .env("PATH", format!("{}:{PATH}", text(&dir.join("bin"))))
+            .env("TMPDIR", text(&dir))
+            .env(AMEND, text(&dir.join("amend.json")))
+            .directory(text(&dir))
+            .deadline(DEADLINE)
+            .leaves_work();
+        // the script takes over the keys of whoever became root
+        for name in ["SUDO_USER", "DOAS_USER"] {
+            if let Ok(user) = std::env::var(name) {
+                command = command.env(name, user);
+            }
+        }
+        if !self.order.extra_flags.is_empty() {
+            command = command.arg("--kexec-extra-flags").arg(&self.order.extra_flags);
+        }
+        let mut said = false;
+        let told = |line: &str| {
+            said |= line.contains(MARKER);
+            cx.line(line);
+        };
+        let mut told = told;
+        let token = cx.cancel_token();
+        let ended = self.machine.programs().run(&command, &token, |_, line| told(line)).await;
+        let ended = ended.map_err(|failure| failure.under("cannot boot the installer by kexec"))?;
+        if ended.ok() && said { Ok(()) } else { Err(self.explained(&ended).await) }
+    }
+
+    async fn explained(&self, ended: &Ended) -> Failure {
+        let mut failure = ended.failure("cannot boot the installer by kexec").code("LF0405");
+        if ended.ok() {
+            failure = failure.because(format!("it did not say `{MARKER}`"));
+        }
+        let log = self.machine.blocking(|machine| machine.kernel_log(5)).await;
+        for line in log {
+            failure = failure.because(format!("kernel: {line}"));
+        }
+        failure.hint("the old system still runs; see its whole log with `dmesg`")
+    }
+}

@@ -1,0 +1,49 @@
+//! Leaves the disks as a clean shutdown would: nothing in use, everything written.
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::failure::Failure;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::{Machine, TARGET};
+
+/// Lets go of everything on the target's disks.
+#[derive(Debug)]
+pub struct Seal<'a> {
+    /// The machine.
+    pub machine: &'a Machine,
+}
+
+/// Disks that nobody uses any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// How many mounts were taken down.
+    pub unmounted: usize,
+    /// Swap areas that were turned off.
+    pub swaps: Vec<String>,
+    /// ZFS pools that were exported.
+    pub pools: Vec<String>,
+}
+
+impl Step for Seal<'_> {
+    const NAME: &'static str = "seal";
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = Sealed;
+
+    async fn run(&self, cx: &Context) -> Result<Done<Sealed>, Failure> {
+        let cancel = cx.cancel_token();
+        let swaps = self.machine.blocking(Machine::swap_off).await?;
+        cx.waiting("what was written to reach the disks");
+        self.machine.blocking(Machine::sync).await;
+        let unmounted = self.machine.unmount_target(&cancel).await?;
+        let pools = self.machine.export_pools(&cancel).await?;
+        for open in self.machine.close_layers(&cancel).await {
+            cx.line(format!("{open} stays open; nothing uses it"));
+        }
+        self.machine.blocking(Machine::sync).await;
+        Ok(Done::new(Sealed { unmounted, swaps, pools }))
+    }
+
+    async fn still_true(&self, _: &Sealed) -> bool {
+        self.machine.mounts_below(TARGET).is_empty()
+    }
+}

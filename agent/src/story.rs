@@ -1,0 +1,97 @@
+//! What happens in what order on the target. Start reading here.
+//!
+//! Each step takes the proofs of those before it, so that mounting what was never formatted does not compile. The plan
+//! that goes with the story is [`Order::plan`]: both sides know it.
+
+use std::sync::Arc;
+
+use engine::{journal::Store, run::Run};
+use landfall_proto::{
+    failure::Failure,
+    order::{self, DiskoMode, Job, Order},
+};
+
+use crate::{
+    deliveries::Arrivals,
+    machine::Machine,
+    steps::{
+        Copy, Files, Format, Formatted, Image, Inspect, Install, Kexec, Mount, MountOnly, Reboot,
+        Seal, Tools,
+    },
+};
+
+/// Tells the story of an order from wherever its journal ends.
+pub(crate) async fn tell(
+    mut run: Run<impl Store>,
+    order: &Order,
+    machine: &Machine,
+    deliveries: &Arc<Arrivals>,
+) -> Result<(), Failure> {
+    match &order.job {
+        Job::Kexec(kexec) => leave(&mut run, order, kexec, machine, deliveries).await?,
+        Job::Install(install) => self::install(&mut run, install, machine, deliveries).await?,
+    }
+    run.finish()
+}
+
+/// Leaves the old system for an installer.
+async fn leave(
+    run: &mut Run<impl Store>,
+    order: &Order,
+    kexec: &order::Kexec,
+    machine: &Machine,
+    deliveries: &Arc<Arrivals>,
+) -> Result<(), Failure> {
+    run.step(&Inspect { machine }).await?;
+    let image = run.step(&Image { machine, deliveries, blob: &kexec.image }).await?;
+    run.step(&Kexec { machine, run: &order.run, order: kexec, image: &image }).await?;
+    Ok(())
+}
+
+/// Installs from the installer: the parts that were ordered.
+async fn install(
+    run: &mut Run<impl Store>,
+    install: &order::Install,
+    machine: &Machine,
+    deliveries: &Arc<Arrivals>,
+) -> Result<(), Failure> {
+    let seen = run.step(&Inspect { machine }).await?;
+
+    // from here on the disks are not what they were
+    let formatted = match &install.disko {
+        Some(disko) => Some((format(run, disko, machine, deliveries).await?, disko.mode)),
+        None => None,
+    };
+    let formatted = formatted.as_ref().map(|(formatted, mode)| (formatted, *mode));
+
+    // a script that only creates what is missing may leave nothing mounted, and need not when nothing is installed
+    if install.disko.is_some() || install.system.is_some() {
+        let mounts = run.step(&Mount { machine, formatted }).await?;
+        if let Some(system) = &install.system {
+            let toplevel = &system.toplevel;
+            run.step(&Copy { machine, deliveries, system: toplevel, mounts: &mounts }).await?;
+            run.step(&Files { machine, deliveries, order: system, mounts: &mounts }).await?;
+            run.step(&Install { machine, system: toplevel, firmware: seen.firmware }).await?;
+        }
+    }
+
+    if install.reboot {
+        let sealed = run.step(&Seal { machine }).await?;
+        run.step(&Reboot { machine, sealed: &sealed }).await?;
+    }
+    Ok(())
+}
+
+async fn format(
+    run: &mut Run<impl Store>,
+    disko: &order::Disko,
+    machine: &Machine,
+    deliveries: &Arc<Arrivals>,
+) -> Result<Formatted, Failure> {
+    let tools = run.step(&Tools { machine, deliveries, script: &disko.script }).await?;
+    let format = Format { machine, order: disko, tools: &tools };
+    match disko.mode {
+        DiskoMode::Mount => run.step(&MountOnly(format)).await,
+        DiskoMode::Disko | DiskoMode::Format => run.step(&format).await,
+    }
+}

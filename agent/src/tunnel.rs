@@ -1,0 +1,197 @@
+//! The agent's end of the tunnel: a unix socket that only its own user reaches, and mutual TLS on it.
+//!
+//! What comes in is handed to gRPC; nothing is decided here. The certificates are the controller's, made for one run.
+
+#![expect(clippy::disallowed_methods, reason = "this room is the socket")]
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use landfall_proto::failure::Failure;
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+/// Longest that a caller may take to show its certificate.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// Callers that may wait to be served.
+const WAITING: usize = 16;
+
+/// A caller that has shown the certificate of this run's controller.
+#[derive(Debug)]
+pub(crate) struct Caller(TlsStream<UnixStream>);
+
+/// Listens on the socket in `dir` and returns the callers, for as long as somebody takes them.
+pub(crate) fn listen(dir: &Path) -> Result<ReceiverStream<io::Result<Caller>>, Failure> {
+    let path = socket(dir);
+    let cannot = |error: io::Error| {
+        Failure::new(format!("cannot listen on {}", path.display())).caused_by(&error)
+    };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(cannot)?;
+    let (callers, stream) = mpsc::channel(WAITING);
+    let credentials = dir.join("tls");
+    tokio::spawn(async move {
+        let closed = callers.clone();
+        tokio::select! {
+            () = accept(&listener, &credentials, callers) => {}
+            () = closed.closed() => {}
+        }
+    });
+    Ok(ReceiverStream::new(stream))
+}
+
+async fn accept(listener: &UnixListener, dir: &Path, callers: mpsc::Sender<io::Result<Caller>>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // out of descriptors: some will be closed
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let own = nix::unistd::geteuid().as_raw();
+        if stream.peer_cred().is_ok_and(|peer| peer.uid() != own) {
+            continue;
+        }
+        let (callers, dir) = (callers.clone(), dir.to_owned());
+        tokio::spawn(async move {
+            // read anew for each caller: a controller that lost its key brings a new set
+            let Ok(config) = configuration(&dir) else { return };
+            let handshake = TlsAcceptor::from(config).accept(stream);
+            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
+                // nobody serves any more: the caller sees the end of the stream
+                let _ = callers.send(Ok(Caller(stream))).await;
+            }
+        });
+    }
+}
+
+/// Reads the certificates of the run.
+fn configuration(dir: &Path) -> io::Result<Arc<ServerConfig>> {
+    let ca = CertificateDer::from_pem_file(dir.join("ca.pem")).map_err(io::Error::other)?;
+    let own = CertificateDer::from_pem_file(dir.join("cert.pem")).map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).map_err(io::Error::other)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(ca).map_err(io::Error::other)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(io::Error::other)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(io::Error::other)?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![own], key)
+        .map_err(io::Error::other)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+impl Connected for Caller {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Caller {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Caller {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Returns the path of the agent's socket.
+pub fn socket(dir: &Path) -> PathBuf {
+    dir.join("agent.sock")
+}
+
+/// Waits until an agent listens in `dir`, and returns its process number.
+pub(crate) async fn wait_until_up(dir: &Path, within: Duration) -> Result<i32, Failure> {
+    let path = socket(dir);
+    let mut last = None;
+    let answered = async {
+        loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => return stream.peer_cred().ok().and_then(|peer| peer.pid()),
+                Err(error) => last = Some(error),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    if let Ok(pid) = tokio::time::timeout(within, answered).await {
+        return Ok(pid.unwrap_or_default());
+    }
+    let mut failure = Failure::new("cannot start the agent").because(format!(
+        "waiting {} s for an answer on {}",
+        within.as_secs(),
+        path.display()
+    ));
+    if let Some(error) = last {
+        failure = failure.caused_by(&error);
+    }
+    Err(failure.hint(format!("look at {} and `journalctl -u landfall-agent`", dir.join("agent.log").display())))
+}
+
+/// Carries bytes between this process's standard streams and the agent, until either side ends.
+///
+/// Blocks; two threads copy, since the kernel does that without the bytes passing through here.
+pub fn proxy(dir: &Path) -> Result<(), Failure> {
+    use std::{io::Write, net::Shutdown, os::unix::net::UnixStream};
+    let path = socket(dir);
+    let cannot = |error: io::Error| {
+        Failure::new("cannot reach the agent")
+            .because(format!("connecting to {}", path.display()))
+            .caused_by(&error)
+    };
+    let socket = UnixStream::connect(&path).map_err(cannot)?;
+    let mut inward = socket.try_clone().map_err(cannot)?;
+    std::thread::spawn(move || {
+        // an end that is gone ends the other direction too
+        let _ = io::copy(&mut io::stdin().lock(), &mut inward);
+        let _ = inward.shutdown(Shutdown::Both);
+    });
+    let mut outward = socket;
+    let mut stdout = io::stdout().lock();
+    let copied = io::copy(&mut outward, &mut stdout).and_then(|_| stdout.flush());
+    match copied {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot(error)),
+        _ => Ok(()),
+    }
+}
