@@ -281,8 +281,8 @@ mod tests {
 @nix {"action":"result","fields":["hello"],"id":9,"type":101}
 @nix {"action":"result","fields":["boom"],"id":9,"type":101}
 @nix {"action":"stop","id":9}
-@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"[31;1merror:[0m [35;1m[0mbuilder for '[35;1m/nix/store/mawgnwim3px5bqb2y4hf6x2wnwfpj9pz-x.drv[0m' failed with exit code 3[0m","raw_msg":"[35;1m[0mbuilder for '[35;1m/nix/store/mawgnwim3px5bqb2y4hf6x2wnwfpj9pz-x.drv[0m' failed with exit code 3[0m"}
-@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"[31;1merror:[0m 1 dependencies of derivation 'y.drv' failed to build","raw_msg":"1 dependencies of derivation 'y.drv' failed to build"}"#,
+@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"\u001b[31;1merror:\u001b[0m \u001b[35;1m\u001b[0mbuilder for '\u001b[35;1m/nix/store/mawgnwim3px5bqb2y4hf6x2wnwfpj9pz-x.drv\u001b[0m' failed with exit code 3\u001b[0m","raw_msg":"\u001b[35;1m\u001b[0mbuilder for '\u001b[35;1m/nix/store/mawgnwim3px5bqb2y4hf6x2wnwfpj9pz-x.drv\u001b[0m' failed with exit code 3\u001b[0m"}
+@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"\u001b[31;1merror:\u001b[0m 1 dependencies of derivation 'y.drv' failed to build","raw_msg":"1 dependencies of derivation 'y.drv' failed to build"}"#,
         );
         assert_eq!(said[1], Said::Build("hello".into()));
         assert_eq!(
@@ -304,16 +304,9 @@ mod tests {
     fn error_is_told_without_its_trace_and_colours() {
         let (log, said) = read(
             r#"@nix {"action":"msg","level":0,"msg":"don't know how to build these paths:"}
-@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"[31;1merror:[0m
-       … while calling the '[35;1mthrow[0m' builtin
-       (stack trace truncated; use '[35;1m--show-trace[0m' to show the full, detailed trace)
-
-       [31;1merror:[0m no such thing
-       second line","raw_msg":"no such thing
-second line"}"#,
+@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"\u001b[31;1merror:\u001b[0m\n       … while calling the '\u001b[35;1mthrow\u001b[0m' builtin\n       (stack trace truncated; use '\u001b[35;1m--show-trace\u001b[0m' to show the full, detailed trace)\n\n       \u001b[31;1merror:\u001b[0m no such thing\n       second line","raw_msg":"no such thing\nsecond line"}"#,
         );
-        assert_eq!(log.errors(), ["no such thing
-second line"]);
+        assert_eq!(log.errors(), ["no such thing\nsecond line"]);
         assert_eq!(log.hints(), ["see where it comes from with `--show-trace`"]);
         assert_eq!(said.len(), 6);
         assert_eq!(said[2], Said::Line("       … while calling the 'throw' builtin".into()));
