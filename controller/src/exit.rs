@@ -189,6 +189,15 @@ impl Trail {
         }
     }
 
+    /// Takes in that events of the agent were missed: the phase under way may have done all that it does to disks.
+    pub fn missed_some(&mut self) {
+        for (phase, worst) in [("disko", "disko/format"), ("install", "install/install")] {
+            if self.begun.contains(phase) && !self.over.contains(phase) {
+                self.begun.insert(worst.to_owned());
+            }
+        }
+    }
+
     /// Returns where the machine stands.
     pub fn state(&self) -> MachineState {
         let begun = |step: &str| self.begun.contains(step);
@@ -481,6 +490,17 @@ mod tests {
             Verified,
             Exit::Changed,
         );
+    }
+
+    #[test]
+    fn what_was_missed_counts_as_done_to_the_machine() {
+        let mut trail = trail(&[("kexec", done()), ("disko", started())]);
+        assert_eq!(trail.state(), MachineState::Installer);
+        trail.missed_some();
+        assert_eq!(trail.state(), MachineState::Erased);
+        let mut trail = Trail::default();
+        trail.missed_some();
+        assert_eq!(trail.state(), MachineState::Untouched);
     }
 
     #[test]

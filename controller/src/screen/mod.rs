@@ -1,6 +1,7 @@
 //! What a person or a program sees of a run: a picture on a terminal, lines in a log, JSON for programs.
 //!
-//! Knows events, never the engine's workings, and decides nothing about the run. A screen that is gone stops nothing.
+//! Knows events, and but for `show.rs` never the engine; decides nothing about the run. A screen that is gone stops
+//! nothing.
 //! Start at [`Screen`]; `view.rs` is what all screens know, `replay.rs` runs them from a recording.
 
 mod ask;
@@ -10,6 +11,7 @@ mod lines;
 mod link;
 mod live;
 mod replay;
+mod show;
 mod text;
 mod view;
 
@@ -17,21 +19,20 @@ use std::{
     io::{self, IsTerminal, Write},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use engine::board::Board;
 use indicatif::ProgressDrawTarget;
 use landfall_proto::{
     event::{Event, Kind},
     facts::{Disk, Facts},
 };
-use tokio::sync::{broadcast::error::RecvError, watch};
 
 pub use self::{
     ask::Pause,
     disks::{disks_table, machine_line},
     replay::replay,
+    show::show,
 };
 use self::{
     json::{Aside, Json},
@@ -46,9 +47,6 @@ use crate::{
     remote::link::LinkView,
     request::Output,
 };
-
-/// How often the picture on a terminal is drawn.
-const FRAME: Duration = Duration::from_millis(100);
 
 /// How a run is shown.
 #[derive(Debug)]
@@ -219,6 +217,11 @@ impl Screen {
         self.lock().trail.clone()
     }
 
+    /// Takes in that events of the agent were missed.
+    fn missed_some(&self) {
+        self.lock().trail.missed_some();
+    }
+
     /// Draws what moves without news: times, rates, the age of a lost link.
     pub fn tick(&self) {
         self.lock().tick();
@@ -384,69 +387,4 @@ impl Shared {
             _ => io::stderr().write_all(&text),
         };
     }
-}
-
-/// Shows a run until it has ended, with everything that was told before.
-///
-/// A reader that fell behind reads the report instead; nothing heavy is lost, and nothing is shown twice. Of the agent's
-/// own events, which are told to live listeners only, those missed stay missed.
-pub async fn show(board: Board, mut link: watch::Receiver<LinkView>, screen: Screen) {
-    let mut live = board.listen();
-    let (events, mut seen) = board.report_since(0, 0);
-    screen.catch_up(&events);
-    let mut ended = is_over(&events);
-    let mut linked = true;
-    let mut frame = tokio::time::interval(FRAME);
-    frame.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    while !ended {
-        tokio::select! {
-            told = live.recv() => match told {
-                Ok(event) => {
-                    if !is_seen(&event, &mut seen) {
-                        screen.event(&event);
-                        ended = is_over(std::slice::from_ref(&event));
-                    }
-                }
-                Err(RecvError::Lagged(_)) => {
-                    live = board.listen();
-                    let (events, next) = board.report_since(seen.0, seen.1);
-                    events.iter().for_each(|event| screen.event(event));
-                    seen = next;
-                    ended = is_over(&events);
-                }
-                Err(RecvError::Closed) => break,
-            },
-            changed = link.changed(), if linked => match changed {
-                Ok(()) => {
-                    let view = link.borrow_and_update().clone();
-                    screen.link(&view);
-                }
-                Err(_) => linked = false,
-            },
-            _ = frame.tick() => screen.tick(),
-        }
-    }
-    screen.tick();
-}
-
-/// Whether one of these events of the run itself is the last.
-fn is_over(events: &[Event]) -> bool {
-    // a run that was taken up again has had a last event before
-    events
-        .last()
-        .is_some_and(|event| event.step.is_none() && event.kind.is_terminal())
-}
-
-/// Whether an event was in a report already; moves the cursor past it. The agent's events have numbers of their own.
-fn is_seen(event: &Event, seen: &mut (u64, u64)) -> bool {
-    if event.step.as_deref().is_some_and(|step| step.contains('/')) {
-        return false;
-    }
-    let (cursor, number) = match event.light {
-        Some(light) => (&mut seen.1, light),
-        None => (&mut seen.0, event.index),
-    };
-    let before = number < *cursor;
-    *cursor = (*cursor).max(number + 1);
-    before
 }
