@@ -3,7 +3,9 @@
 //! Never talks to the target. Start reading at `state.rs`.
 #![expect(clippy::disallowed_methods, reason = "this room is the operator's machine")]
 
+pub mod state;
 pub mod file;
+pub mod keys;
 
 pub mod agents;
 

@@ -14,3 +14,11 @@ pub mod place;
 pub mod upload;
 
 pub mod link;
+pub mod trouble;
+pub mod tls;
+mod channel;
+pub mod agent;
+pub mod follow;
+pub mod store;
+
+pub mod wait;

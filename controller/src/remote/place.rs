@@ -40,7 +40,7 @@ for d in @folders@; do
   rm -f "$t"
   if [ $ok = 1 ]; then
     echo "folder $d"
-    if [ -x "$d/@name@" ]; then echo "agent $("$d/@name@" version --json 2>/dev/null)"; fi
+    if [ -x "$d/@name@" ]; then echo "agent $("$d/@name@" version 2>/dev/null)"; fi
     break
   fi
 done
@@ -73,7 +73,7 @@ cat >>$p || exit 42
 s=$(($(wc -c <$p)))
 if [ $s != @size@ ]; then exit 43; fi
 chmod 700 $p && mv $p @name@ || exit 44
-echo "landfall-agent $(./@name@ version --json)"
+echo "landfall-agent $(./@name@ version)"
 "#;
 
 /// Removes the folder with everything in it.

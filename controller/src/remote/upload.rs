@@ -42,11 +42,9 @@ pub struct Placed {
 /// What an agent says when it has been started.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Started {
-    /// The socket it listens on.
-    pub socket: String,
-    /// Its process number.
-    pub pid: u32,
-    /// BLAKE3 of the file it runs from.
+    /// Version of the program.
+    pub version: String,
+    /// BLAKE3 of its file.
     pub build: String,
 }
 

@@ -1,0 +1,271 @@
+//! What is remembered about a host between two commands, and the lock that keeps two of them apart.
+//!
+//! ```text
+//! $XDG_STATE_HOME/landfall/<host>/        only ours
+//!   lock                                  held while a command drives the host
+//!   run.json                              which run is open
+//!   runs/<run id>/journal.jsonl           what the controller did
+//!                 known_hosts             the host key, pinned
+//!                 credentials.json        keys of the tunnel, gone with the run
+//!                 key, key.pub            login to the installer, gone with the run
+//!                 log.txt, events.jsonl   what was shown
+//! ```
+
+use std::{
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+
+use landfall_proto::{failure::Failure, order::RunId};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+use serde::{Deserialize, Serialize};
+
+use super::file::{self, cannot};
+
+/// What is remembered about one host. Holds the host's lock.
+#[derive(Debug)]
+pub struct State {
+    folder: PathBuf,
+    _lock: Flock<fs::File>,
+}
+
+/// The run that is open for a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRun {
+    /// Its id.
+    pub run: RunId,
+    /// Hash of what was asked for; another hash means another wish.
+    pub order: String,
+    /// Boot id of the machine when the run began.
+    #[serde(default)]
+    pub boot_id: String,
+    /// When it began, in seconds since 1970 by this machine's clock.
+    pub began: u64,
+}
+
+/// The folder of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder(PathBuf);
+
+impl State {
+    /// Opens what is remembered about a host (`host` or `host:port`), and keeps every other command off it.
+    pub fn open(host: &str) -> Result<Self, Failure> {
+        Self::open_in(&base()?, host)
+    }
+
+    fn open_in(base: &Path, host: &str) -> Result<Self, Failure> {
+        let folder = base.join("landfall").join(folder_name(host));
+        file::private_folder(&folder)?;
+        let lock = lock(&folder.join("lock"), host)?;
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// Returns the run that is open.
+    pub fn current(&self) -> Result<Option<OpenRun>, Failure> {
+        let path = self.folder.join("run.json");
+        let Some(bytes) = file::read(&path)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            cannot("read", &path)
+                .caused_by(&error)
+                .hint("begin a new run with `--fresh`")
+        })
+    }
+
+    /// Remembers a run as the open one, and makes its folder.
+    pub fn begin(&self, open: &OpenRun) -> Result<RunFolder, Failure> {
+        let run = self.run(&open.run);
+        file::private_folder(&run.0)?;
+        let bytes = serde_json::to_vec(open).expect("a run is plain data");
+        file::write_private(&self.folder.join("run.json"), &bytes)?;
+        Ok(run)
+    }
+
+    /// Forgets that a run is open, and its keys. What it did stays on record.
+    pub fn end(&self, run: &RunId) -> Result<(), Failure> {
+        let run = self.run(run);
+        let gone = [self.folder.join("run.json"), run.credentials(), run.key(), run.public_key()];
+        for path in gone {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(cannot("remove", &path).caused_by(&error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the folder of a run.
+    pub fn run(&self, run: &RunId) -> RunFolder {
+        RunFolder(self.folder.join("runs").join(run.as_str()))
+    }
+
+    /// Returns the host's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl RunFolder {
+    /// Returns the folder itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Returns the controller's journal.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+
+    /// Returns the known_hosts file with the pinned key.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.0.join("known_hosts")
+    }
+
+    /// Returns the keys of the tunnel.
+    pub fn credentials(&self) -> PathBuf {
+        self.0.join("credentials.json")
+    }
+
+    /// Returns the private key that logs in to the installer.
+    pub fn key(&self) -> PathBuf {
+        self.0.join("key")
+    }
+
+    /// Returns its public line.
+    pub fn public_key(&self) -> PathBuf {
+        self.0.join("key.pub")
+    }
+
+    /// Returns the log for people.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log.txt")
+    }
+
+    /// Returns the recorded events.
+    pub fn events(&self) -> PathBuf {
+        self.0.join("events.jsonl")
+    }
+}
+
+/// Makes a folder for sockets that only we can enter and that goes away with the value.
+///
+/// Its path is short: a socket's has 108 bytes at most (unix(7)), and state folders are deep.
+pub fn socket_folder() -> Result<tempfile::TempDir, Failure> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let base = runtime
+        .filter(|path| path.is_absolute() && path.as_os_str().len() <= 40 && path.is_dir())
+        .unwrap_or_else(|| PathBuf::from("/tmp"));
+    // tempfile makes it 0700
+    let made = tempfile::Builder::new().prefix("landfall-").tempdir_in(&base);
+    made.map_err(|error| cannot("make a folder in", &base).caused_by(&error))
+}
+
+fn lock(path: &Path, host: &str) -> Result<Flock<fs::File>, Failure> {
+    let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+    let file = file.map_err(|error| cannot("open", path).caused_by(&error))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            // who holds it, for the message of whoever comes second; it may stay unsaid
+            let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+            Ok(lock)
+        }
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            let who = match holder.trim() {
+                "" => "another landfall".to_owned(),
+                pid => format!("another landfall (process {pid})"),
+            };
+            Err(Failure::new(format!("refusing to drive {host} twice"))
+                .because(format!("{who} is at work on it from this machine"))
+                .hint("wait for it to end, or stop it with ctrl-c where it runs")
+                .code("LF0401"))
+        }
+        Err((_, error)) => Err(cannot("lock", path).caused_by(&error)),
+    }
+}
+
+fn base() -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| {
+        std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    };
+    absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .ok_or_else(|| {
+            Failure::new("cannot find a folder for what is remembered")
+                .because("neither XDG_STATE_HOME nor HOME is an absolute path")
+                .hint("name one: `XDG_STATE_HOME=/var/lib/landfall landfall …`")
+        })
+}
+
+/// Writes a host as one name of a folder; different hosts have different names.
+fn folder_name(host: &str) -> String {
+    let mut name = String::new();
+    for byte in host.to_lowercase().bytes() {
+        match byte {
+            b'.' if name.is_empty() => name.push_str("%2e"),
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b':' => name.push(char::from(byte)),
+            _ => name.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open_run() -> OpenRun {
+        OpenRun {
+            run: RunId::from_bytes([7; 16]),
+            order: "x".into(),
+            boot_id: String::new(),
+            began: 1,
+        }
+    }
+
+    #[test]
+    fn second_command_for_the_same_host_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let first = State::open_in(base.path(), "h").unwrap();
+        let refused = State::open_in(base.path(), "h").unwrap_err();
+        assert_eq!(refused.what, "refusing to drive h twice");
+        assert!(refused.causes[0].contains(&std::process::id().to_string()), "{refused:?}");
+        State::open_in(base.path(), "other").unwrap();
+        drop(first);
+        State::open_in(base.path(), "h").unwrap();
+    }
+
+    #[test]
+    fn open_run_is_remembered_until_it_ends() {
+        let base = tempfile::tempdir().unwrap();
+        let state = State::open_in(base.path(), "h").unwrap();
+        assert_eq!(state.current().unwrap(), None);
+        let folder = state.begin(&open_run()).unwrap();
+        fs::write(folder.key(), "secret").unwrap();
+        assert_eq!(state.current().unwrap(), Some(open_run()));
+        state.end(&open_run().run).unwrap();
+        assert_eq!(state.current().unwrap(), None);
+        assert!(!folder.key().exists() && folder.path().exists());
+    }
+
+    #[test]
+    fn hosts_do_not_leave_their_folder() {
+        assert_eq!(folder_name("Host.example:22"), "host.example:22");
+        assert_eq!(folder_name("../x"), "%2e.%2fx");
+        assert_eq!(folder_name("fe80::1%eth0"), "fe80::1%25eth0");
+    }
+
+    #[test]
+    fn folder_for_sockets_is_short_and_ours() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = socket_folder().unwrap();
+        assert!(folder.path().as_os_str().len() < 70);
+        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}
