@@ -22,3 +22,4 @@ pub mod follow;
 pub mod store;
 
 pub mod wait;
+
