@@ -51,9 +51,19 @@ fn unpack_from(
     stop: &CancellationToken,
     progress: impl FnMut(u64),
 ) -> Result<(), Failure> {
-    let counted = Counted { inner: input, count: 0, told: 0, progress, stop: stop.clone() };
+    let counted = Counted {
+        inner: input,
+        count: 0,
+        told: 0,
+        progress,
+        stop: stop.clone(),
+    };
     let mut archive = Archive::new(decompressed(counted).map_err(broken("reading its beginning"))?);
-    let mut unpacking = Unpacking { below, links, modes: Vec::new() };
+    let mut unpacking = Unpacking {
+        below,
+        links,
+        modes: Vec::new(),
+    };
     for entry in archive.entries().map_err(broken("reading it"))? {
         unpacking.entry(entry.map_err(broken("reading an entry"))?)?;
     }
@@ -79,7 +89,11 @@ impl Unpacking<'_> {
         let Some(inside) = inside else { return Ok(()) };
         self.make_parents(&inside)?;
         let path = self.below.join(&inside);
-        let mode = entry.header().mode().map_err(broken(format!("reading {shown}")))? & 0o7777;
+        let mode = entry
+            .header()
+            .mode()
+            .map_err(broken(format!("reading {shown}")))?
+            & 0o7777;
         let done = match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let size = entry.size();
@@ -102,7 +116,12 @@ impl Unpacking<'_> {
                 self.no_link_on_the_way(&target)?;
                 clear(&path).and_then(|()| fs::hard_link(self.below.join(target), &path))
             }
-            _ => return Err(refused(&shown, "it is a device or something else that is no file")),
+            _ => {
+                return Err(refused(
+                    &shown,
+                    "it is a device or something else that is no file",
+                ));
+            }
         };
         done.map_err(broken(format!("writing {}", path.display())))
     }
@@ -135,7 +154,11 @@ impl Unpacking<'_> {
     fn make_parents(&mut self, inside: &Path) -> Result<(), Failure> {
         self.no_link_on_the_way(inside)?;
         let parents: Vec<_> = inside.ancestors().skip(1).collect();
-        for parent in parents.into_iter().rev().filter(|parent| *parent != Path::new("")) {
+        for parent in parents
+            .into_iter()
+            .rev()
+            .filter(|parent| *parent != Path::new(""))
+        {
             let path = self.below.join(parent);
             if !path.is_dir() {
                 self.make_directory(&path, 0o755)
@@ -146,7 +169,11 @@ impl Unpacking<'_> {
     }
 
     fn no_link_on_the_way(&self, inside: &Path) -> Result<(), Failure> {
-        for parent in inside.ancestors().skip(1).filter(|parent| *parent != Path::new("")) {
+        for parent in inside
+            .ancestors()
+            .skip(1)
+            .filter(|parent| *parent != Path::new(""))
+        {
             let found = fs::symlink_metadata(self.below.join(parent));
             if found.is_ok_and(|found| found.is_symlink()) {
                 let why = format!("it leads through the link {}", parent.display());
@@ -163,14 +190,20 @@ impl Unpacking<'_> {
         }
         let below = self.below.display();
         let (free, size) = (free >> 20, size.div_ceil(1 << 20));
-        Err(Failure::new(format!("{below} is too full: {free} MiB free, {size} MiB to write"))
-            .hint(format!("free some space at `{below}`; the same command goes on"))
-            .code("LF0201"))
+        Err(Failure::new(format!(
+            "{below} is too full: {free} MiB free, {size} MiB to write"
+        ))
+        .hint(format!(
+            "free some space at `{below}`; the same command goes on"
+        ))
+        .code("LF0201"))
     }
 }
 
 fn refused(name: &str, why: &str) -> Failure {
-    Failure::new(format!("refusing to unpack {name}")).because(why).code("LF0203")
+    Failure::new(format!("refusing to unpack {name}"))
+        .because(why)
+        .code("LF0203")
 }
 
 /// Returns the name without its dots; none inside for the directory itself, none at all when it leads out.
@@ -201,8 +234,12 @@ fn stays(link: &Path, target: &Path) -> bool {
 }
 
 fn target<R: Read>(entry: &Entry<'_, R>, shown: &str) -> Result<PathBuf, Failure> {
-    let target = entry.link_name().map_err(broken(format!("reading {shown}")))?;
-    Ok(target.ok_or_else(|| refused(shown, "it is a link to nothing"))?.into_owned())
+    let target = entry
+        .link_name()
+        .map_err(broken(format!("reading {shown}")))?;
+    Ok(target
+        .ok_or_else(|| refused(shown, "it is a link to nothing"))?
+        .into_owned())
 }
 
 /// Removes what is in the way of a file; a directory is not.
@@ -230,7 +267,9 @@ fn decompressed<'a, R: Read + 'a>(input: R) -> io::Result<Box<dyn Read + 'a>> {
     let whole = BufReader::new(io::Cursor::new(magic).chain(input));
     Ok(match kind.as_slice() {
         [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(whole)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(whole))
+        }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(whole)?),
         _ => Box::new(whole),
     })
@@ -303,26 +342,58 @@ mod tests {
             let below = outer.path().join("below");
             fs::create_dir(&below).unwrap();
             let failure = unpacked(&tarball(items), &below, links).unwrap_err();
-            assert_eq!((failure.code.as_str(), failure.causes[0].as_str()), ("LF0203", cause));
-            assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 1, "wrote beside");
+            assert_eq!(
+                (failure.code.as_str(), failure.causes[0].as_str()),
+                ("LF0203", cause)
+            );
+            assert_eq!(
+                fs::read_dir(outer.path()).unwrap().count(),
+                1,
+                "wrote beside"
+            );
         }
     }
 
     #[test]
     fn every_way_out_of_the_directory_is_refused() {
         use EntryType as T;
-        check_refused(&[Item("/etc/passwd", T::Regular, 0o644, "x")], "it leads out of the archive");
-        check_refused(&[Item("../x", T::Regular, 0o644, "x")], "it leads out of the archive");
-        check_refused(&[Item("a/../../x", T::Regular, 0o644, "x")], "it leads out of the archive");
-        check_refused(&[Item("a/..", T::Directory, 0o755, "")], "it leads out of the archive");
-        check_refused(&[Item("x", T::Link, 0o644, "/etc/passwd")], "its target is outside the archive");
-        check_refused(&[Item("x", T::Link, 0o644, "../y")], "its target is outside the archive");
         check_refused(
-            &[Item("a", T::Symlink, 0o777, "."), Item("a/x", T::Regular, 0o644, "x")],
+            &[Item("/etc/passwd", T::Regular, 0o644, "x")],
+            "it leads out of the archive",
+        );
+        check_refused(
+            &[Item("../x", T::Regular, 0o644, "x")],
+            "it leads out of the archive",
+        );
+        check_refused(
+            &[Item("a/../../x", T::Regular, 0o644, "x")],
+            "it leads out of the archive",
+        );
+        check_refused(
+            &[Item("a/..", T::Directory, 0o755, "")],
+            "it leads out of the archive",
+        );
+        check_refused(
+            &[Item("x", T::Link, 0o644, "/etc/passwd")],
+            "its target is outside the archive",
+        );
+        check_refused(
+            &[Item("x", T::Link, 0o644, "../y")],
+            "its target is outside the archive",
+        );
+        check_refused(
+            &[
+                Item("a", T::Symlink, 0o777, "."),
+                Item("a/x", T::Regular, 0o644, "x"),
+            ],
             "it leads through the link a",
         );
         check_refused(
-            &[Item("a", T::Symlink, 0o777, "."), KERNEL, Item("x", T::Link, 0o644, "a/y")],
+            &[
+                Item("a", T::Symlink, 0o777, "."),
+                KERNEL,
+                Item("x", T::Link, 0o644, "a/y"),
+            ],
             "it leads through the link a",
         );
         let device = "it is a device or something else that is no file";
@@ -337,12 +408,22 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let bytes = tarball(&[Item("a/x", EntryType::Symlink, 0o777, target)]);
             let failure = unpacked(&bytes, dir.path(), Links::Inside).unwrap_err();
-            assert_eq!(failure.causes, ["its target is outside the archive"], "{target}");
+            assert_eq!(
+                failure.causes,
+                ["its target is outside the archive"],
+                "{target}"
+            );
             unpacked(&bytes, dir.path(), Links::Anywhere).unwrap();
-            assert_eq!(fs::read_link(dir.path().join("a/x")).unwrap(), Path::new(target));
+            assert_eq!(
+                fs::read_link(dir.path().join("a/x")).unwrap(),
+                Path::new(target)
+            );
         }
         let dir = tempfile::tempdir().unwrap();
-        let bytes = tarball(&[KERNEL, Item("kexec/k", EntryType::Symlink, 0o777, "../kexec/bzImage")]);
+        let bytes = tarball(&[
+            KERNEL,
+            Item("kexec/k", EntryType::Symlink, 0o777, "../kexec/bzImage"),
+        ]);
         unpacked(&bytes, dir.path(), Links::Inside).unwrap();
         assert_eq!(fs::read(dir.path().join("kexec/k")).unwrap(), b"linux");
     }
@@ -358,14 +439,23 @@ mod tests {
         for bytes in [plain, gzip.finish().unwrap(), xz.finish().unwrap(), zstd] {
             let dir = tempfile::tempdir().unwrap();
             unpacked(&bytes, dir.path(), Links::Inside).unwrap();
-            assert_eq!(fs::read(dir.path().join("kexec/bzImage")).unwrap(), b"linux");
+            assert_eq!(
+                fs::read(dir.path().join("kexec/bzImage")).unwrap(),
+                b"linux"
+            );
         }
     }
 
     #[test]
     fn modes_are_kept_and_so_are_those_of_directories_that_exist() {
         let dir = tempfile::tempdir().unwrap();
-        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o7777;
+        let mode = |name: &str| {
+            fs::metadata(dir.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o7777
+        };
         fs::create_dir(dir.path().join("etc")).unwrap();
         fs::set_permissions(dir.path().join("etc"), Permissions::from_mode(0o751)).unwrap();
         fs::write(dir.path().join("etc/key"), "old").unwrap();
@@ -397,7 +487,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
         stop.cancel();
-        let result = unpack_from(tarball(&[KERNEL]).as_slice(), dir.path(), Links::Inside, &stop, |_| ());
+        let result = unpack_from(
+            tarball(&[KERNEL]).as_slice(),
+            dir.path(),
+            Links::Inside,
+            &stop,
+            |_| (),
+        );
         assert!(result.is_err());
     }
 }

@@ -52,7 +52,10 @@ impl Machine {
         })?;
         if let Some(missing) = self.missing_file(&entry, &partition, system) {
             return Err(refused()
-                .because(format!("{} names {missing}, which is not there", entry.display()))
+                .because(format!(
+                    "{} names {missing}, which is not there",
+                    entry.display()
+                ))
                 .hint("see whether the boot partition is full: `df -h /mnt/boot`"));
         }
         let starts = match firmware {
@@ -67,7 +70,11 @@ impl Machine {
                     .hint("choose a boot loader for BIOS, such as `boot.loader.grub.device`, or boot the machine in UEFI mode")
             })?,
         };
-        Ok(Bootable { loader: loader.to_owned(), entry, starts })
+        Ok(Bootable {
+            loader: loader.to_owned(),
+            entry,
+            starts,
+        })
     }
 
     /// `/mnt/boot`, and whatever else is mounted as firmware wants it.
@@ -86,12 +93,17 @@ impl Machine {
 
     /// Returns a kernel or initrd that the system's entry names and that is nowhere.
     fn missing_file(&self, entry: &Path, partition: &Path, system: &StorePath) -> Option<String> {
-        if entry.extension().is_some_and(|extension| extension == "efi") {
+        if entry
+            .extension()
+            .is_some_and(|extension| extension == "efi")
+        {
             return None;
         }
         let text = String::from_utf8_lossy(&fs::read(entry).ok()?).into_owned();
         let named = named_files(&text, system.base_name());
-        named.into_iter().find(|name| !self.found(name, entry, partition))
+        named
+            .into_iter()
+            .find(|name| !self.found(name, entry, partition))
     }
 
     fn found(&self, name: &str, entry: &Path, partition: &Path) -> bool {
@@ -99,10 +111,21 @@ impl Machine {
         let mut places = vec![partition.join(relative), self.at(TARGET).join(relative)];
         places.extend(entry.parent().map(|directory| directory.join(relative)));
         // a loader that reads the root file system names the store from that file system's own root
-        places.extend(name.find("/nix/store/").map(|at| self.at(TARGET).join(&name[at + 1..])));
-        places.extend(name.find("/boot/").map(|at| self.at(TARGET).join(&name[at + 1..])));
-        places.extend(name.find("/kernels/").map(|at| partition.join(&name[at + 1..])));
-        places.iter().any(|place| fs::metadata(place).is_ok_and(|found| found.len() > 0))
+        places.extend(
+            name.find("/nix/store/")
+                .map(|at| self.at(TARGET).join(&name[at + 1..])),
+        );
+        places.extend(
+            name.find("/boot/")
+                .map(|at| self.at(TARGET).join(&name[at + 1..])),
+        );
+        places.extend(
+            name.find("/kernels/")
+                .map(|at| partition.join(&name[at + 1..])),
+        );
+        places
+            .iter()
+            .any(|place| fs::metadata(place).is_ok_and(|found| found.len() > 0))
     }
 
     /// Returns the disk whose boot code is there; nothing where disks cannot be told; an error names the disks without.
@@ -116,10 +139,13 @@ impl Machine {
         });
         let named = |mount: &super::mounts::Mount| {
             // btrfs mounts have numbers of their own, their source leads to the device
-            self.block_of_numbers(&mount.device).or_else(|| self.block_name(&mount.source))
+            self.block_of_numbers(&mount.device)
+                .or_else(|| self.block_name(&mount.source))
         };
-        let mut disks: Vec<_> =
-            root_and_boot.filter_map(named).flat_map(|name| self.disks_under(&name)).collect();
+        let mut disks: Vec<_> = root_and_boot
+            .filter_map(named)
+            .flat_map(|name| self.disks_under(&name))
+            .collect();
         disks.sort();
         disks.dedup();
         let mut read: Vec<_> = Vec::new();
@@ -132,20 +158,32 @@ impl Machine {
                 Err(_) => {}
             }
         }
-        if read.is_empty() { Ok(None) } else { Err(read.join(", ")) }
+        if read.is_empty() {
+            Ok(None)
+        } else {
+            Err(read.join(", "))
+        }
     }
 }
 
-fn find_entry(partitions: &[PathBuf], system: &StorePath) -> Option<(&'static str, PathBuf, PathBuf)> {
+fn find_entry(
+    partitions: &[PathBuf],
+    system: &StorePath,
+) -> Option<(&'static str, PathBuf, PathBuf)> {
     for partition in partitions {
         for (loader, place) in ENTRIES {
             let place = partition.join(place);
             let files: Vec<_> = if place.is_dir() {
-                names_in(&place).into_iter().map(|name| place.join(name)).collect()
+                names_in(&place)
+                    .into_iter()
+                    .map(|name| place.join(name))
+                    .collect()
             } else {
                 vec![place]
             };
-            let entry = files.into_iter().find(|file| mentions(file, system.base_name().as_bytes()));
+            let entry = files
+                .into_iter()
+                .find(|file| mentions(file, system.base_name().as_bytes()));
             if let Some(entry) = entry {
                 return Some((loader, entry, partition.clone()));
             }
@@ -156,11 +194,15 @@ fn find_entry(partitions: &[PathBuf], system: &StorePath) -> Option<(&'static st
 
 /// Whether a file holds these bytes. Reads piece by piece: a unified image has a hundred MiB.
 fn mentions(file: &Path, needle: &[u8]) -> bool {
-    let Ok(mut file) = File::open(file) else { return false };
+    let Ok(mut file) = File::open(file) else {
+        return false;
+    };
     let mut buffer = Vec::new();
     let mut piece = vec![0; 1 << 20];
     loop {
-        let Ok(read) = file.read(&mut piece) else { return false };
+        let Ok(read) = file.read(&mut piece) else {
+            return false;
+        };
         if read == 0 {
             return false;
         }
@@ -177,16 +219,26 @@ fn named_files(text: &str, system: &str) -> Vec<String> {
     let mut parts: Vec<Vec<&str>> = vec![Vec::new()];
     for line in text.lines().map(str::trim) {
         let begins = ["label ", "menuentry "];
-        if begins.iter().any(|word| line.to_ascii_lowercase().starts_with(word)) {
+        if begins
+            .iter()
+            .any(|word| line.to_ascii_lowercase().starts_with(word))
+        {
             parts.push(Vec::new());
         }
         parts.last_mut().expect("there is a first part").push(line);
     }
-    let part = parts.into_iter().find(|part| part.iter().any(|line| line.contains(system)));
+    let part = parts
+        .into_iter()
+        .find(|part| part.iter().any(|line| line.contains(system)));
     let mut files = Vec::new();
     for line in part.unwrap_or_default() {
         let mut words = line.split_whitespace();
-        let take = match words.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+        let take = match words
+            .next()
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+            .as_str()
+        {
             "linux" | "linuxefi" | "kernel" => 1,
             "initrd" | "initrdefi" => usize::MAX,
             _ => 0,
@@ -199,16 +251,26 @@ fn named_files(text: &str, system: &str) -> Vec<String> {
 
 /// Grub may put `($drive1)` in front of a name, and a data set of ZFS as `/set@`.
 fn without_drive(name: &str) -> &str {
-    let name = name.strip_prefix('(').and_then(|name| name.split_once(')')).map_or(name, |(_, name)| name);
-    name.split_once('@').filter(|(set, _)| !set.contains("/nix/")).map_or(name, |(_, name)| name)
+    let name = name
+        .strip_prefix('(')
+        .and_then(|name| name.split_once(')'))
+        .map_or(name, |(_, name)| name);
+    name.split_once('@')
+        .filter(|(set, _)| !set.contains("/nix/"))
+        .map_or(name, |(_, name)| name)
 }
 
 fn efi_program(partitions: &[PathBuf]) -> Option<String> {
     for partition in partitions {
         let efi = partition.join("EFI");
-        for directory in names_in(&efi).iter().filter(|name| !NO_LOADERS.contains(&name.as_str())) {
+        for directory in names_in(&efi)
+            .iter()
+            .filter(|name| !NO_LOADERS.contains(&name.as_str()))
+        {
             let programs = names_in(&efi.join(directory));
-            let program = programs.iter().find(|name| name.to_ascii_lowercase().ends_with(".efi"));
+            let program = programs
+                .iter()
+                .find(|name| name.to_ascii_lowercase().ends_with(".efi"));
             if let Some(program) = program {
                 return Some(format!("EFI/{directory}/{program}"));
             }
@@ -218,7 +280,11 @@ fn efi_program(partitions: &[PathBuf]) -> Option<String> {
 }
 
 fn shown(partitions: &[PathBuf]) -> String {
-    partitions.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    partitions
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -234,7 +300,9 @@ mod tests {
         fn new() -> Self {
             let target = Self(tempfile::tempdir().unwrap());
             let mounts = "1 0 254:2 / /mnt rw - ext4 /dev/vda2 rw\n2 1 254:1 / /mnt/boot rw - vfat /dev/vda1 rw\n";
-            target.with("proc/self/mountinfo", mounts).with("sys/class/block/vda/size", "1")
+            target
+                .with("proc/self/mountinfo", mounts)
+                .with("sys/class/block/vda/size", "1")
         }
 
         fn with(self, path: &str, content: &str) -> Self {
@@ -246,13 +314,19 @@ mod tests {
 
         fn disk(self, code: u8) -> Self {
             fs::create_dir_all(self.0.path().join("sys/dev/block")).unwrap();
-            std::os::unix::fs::symlink("../../class/block/vda", self.0.path().join("sys/dev/block/254:2")).unwrap();
+            std::os::unix::fs::symlink(
+                "../../class/block/vda",
+                self.0.path().join("sys/dev/block/254:2"),
+            )
+            .unwrap();
             let sector = char::from(code).to_string().repeat(512);
             self.with("dev/vda", &sector)
         }
 
         fn systemd_boot(self) -> Self {
-            let entry = format!("title NixOS\nlinux /EFI/nixos/a-linux.efi\ninitrd /EFI/nixos/b-initrd.efi\noptions init={SYSTEM}/init quiet\n");
+            let entry = format!(
+                "title NixOS\nlinux /EFI/nixos/a-linux.efi\ninitrd /EFI/nixos/b-initrd.efi\noptions init={SYSTEM}/init quiet\n"
+            );
             self.with("mnt/boot/loader/entries/nixos-generation-1.conf", &entry)
                 .with("mnt/boot/EFI/nixos/a-linux.efi", "kernel")
                 .with("mnt/boot/EFI/nixos/b-initrd.efi", "initrd")
@@ -274,7 +348,9 @@ mod tests {
 
     #[test]
     fn systemd_boot_boots_a_uefi_machine() {
-        let target = Target::new().systemd_boot().with("mnt/boot/EFI/BOOT/BOOTX64.EFI", "x");
+        let target = Target::new()
+            .systemd_boot()
+            .with("mnt/boot/EFI/BOOT/BOOTX64.EFI", "x");
         let bootable = target.look(Firmware::Uefi).unwrap();
         assert_eq!(bootable.loader, "systemd-boot");
         assert_eq!(bootable.starts.as_deref(), Some("EFI/BOOT/BOOTX64.EFI"));
@@ -285,7 +361,10 @@ mod tests {
         let target = Target::new().systemd_boot();
         target.refuses(Firmware::Uefi, "no EFI program");
         if std::env::consts::ARCH == "x86_64" {
-            Target::new().systemd_boot().disk(0).refuses(Firmware::Bios, "no boot code on /dev/vda");
+            Target::new()
+                .systemd_boot()
+                .disk(0)
+                .refuses(Firmware::Bios, "no boot code on /dev/vda");
         }
     }
 
@@ -299,13 +378,19 @@ mod tests {
 
     #[test]
     fn kernel_that_did_not_fit_is_noticed() {
-        let target = Target::new().systemd_boot().with("mnt/boot/EFI/nixos/b-initrd.efi", "");
+        let target = Target::new()
+            .systemd_boot()
+            .with("mnt/boot/EFI/nixos/b-initrd.efi", "");
         target.refuses(Firmware::Uefi, "names /EFI/nixos/b-initrd.efi");
     }
 
     #[test]
     fn grub_boots_a_bios_machine_from_wherever_its_kernels_are() {
-        for kernel in ["($drive1)//kernels/k", "($drive2)/nix/store/k-linux/bzImage", "($drive2)/root@/nix/store/k-linux/bzImage"] {
+        for kernel in [
+            "($drive1)//kernels/k",
+            "($drive2)/nix/store/k-linux/bzImage",
+            "($drive2)/root@/nix/store/k-linux/bzImage",
+        ] {
             let config = format!(
                 "set timeout=5\nmenuentry \"old\" {{\n linux /gone init=/old/init\n}}\nmenuentry \"NixOS\" {{\n\
                  search --set=drive1 --fs-uuid 1\n  linux {kernel} init={SYSTEM}/init\n  initrd ($drive1)//kernels/i\n}}\n"
@@ -343,6 +428,9 @@ mod tests {
         let target = Target::new()
             .with("mnt/boot/EFI/Linux/nixos-generation-1.efi", &image)
             .with("mnt/boot/EFI/systemd/systemd-bootx64.efi", "x");
-        assert_eq!(target.look(Firmware::Uefi).unwrap().loader, "unified kernel image");
+        assert_eq!(
+            target.look(Firmware::Uefi).unwrap().loader,
+            "unified kernel image"
+        );
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use landfall_proto::failure::Failure;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, zvariant};
+use zbus::{
+    Connection, DynamicType, OwnedObjectPath, OwnedVariant, Variant, wire::DynamicDeserialize,
+};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -22,7 +24,9 @@ type Properties<'a> = Vec<(&'a str, Variant<'a>)>;
 /// with all its children.
 pub async fn start_unit(name: &str, argv: &[&str]) -> Result<(), Failure> {
     let headline = format!("cannot start {name}");
-    let systemd = Systemd::connect().await.map_err(|failure| failure.under(&headline))?;
+    let systemd = Systemd::connect()
+        .await
+        .map_err(|failure| failure.under(&headline))?;
     let _ = systemd.call::<_, ()>("ResetFailedUnit", &(name,)).await;
     // systemd before 243 knows less, and refuses all for one word that it does not know
     let started = match systemd.start(name, argv, true).await {
@@ -35,7 +39,9 @@ pub async fn start_unit(name: &str, argv: &[&str]) -> Result<(), Failure> {
     if state.as_deref() == Ok("running") {
         return Ok(());
     }
-    let _ = systemd.call::<_, OwnedObjectPath>("StopUnit", &(name, "replace")).await;
+    let _ = systemd
+        .call::<_, OwnedObjectPath>("StopUnit", &(name, "replace"))
+        .await;
     let state = state.unwrap_or_else(|error| error.to_string());
     Err(Failure::new(headline).because(format!("it did not stay up ({state})")))
 }
@@ -43,11 +49,15 @@ pub async fn start_unit(name: &str, argv: &[&str]) -> Result<(), Failure> {
 /// Asks systemd to reboot the machine. Returns once systemd has begun to.
 pub(super) async fn reboot() -> Result<(), Failure> {
     let headline = "cannot ask systemd to reboot";
-    let systemd = Systemd::connect().await.map_err(|failure| failure.under(headline))?;
+    let systemd = Systemd::connect()
+        .await
+        .map_err(|failure| failure.under(headline))?;
     let asked = systemd
         .call::<_, OwnedObjectPath>("StartUnit", &("reboot.target", "replace-irreversibly"))
         .await;
-    asked.map(drop).map_err(|error| Failure::new(headline).caused_by(&error))
+    asked
+        .map(drop)
+        .map_err(|error| Failure::new(headline).caused_by(&error))
 }
 
 struct Systemd(Connection);
@@ -58,7 +68,9 @@ impl Systemd {
         let bus = async {
             let builder = zbus::connection::Builder::system().method_timeout(ANSWER);
             let bus = Self(builder.build().await?);
-            bus.get::<String>(MANAGER_PATH, MANAGER, "Version").await.map(|_| bus)
+            bus.get::<String>(MANAGER_PATH, MANAGER, "Version")
+                .await
+                .map(|_| bus)
         };
         let direct = async {
             let builder = zbus::connection::Builder::address("unix:path=/run/systemd/private");
@@ -112,10 +124,12 @@ impl Systemd {
 
     async fn call<B, R>(&self, method: &str, body: &B) -> zbus::Result<R>
     where
-        B: serde::Serialize + zvariant::DynamicType + Sync,
-        R: for<'d> zvariant::DynamicDeserialize<'d>,
+        B: serde::Serialize + DynamicType + Sync,
+        R: for<'d> DynamicDeserialize<'d>,
     {
-        let answer = self.0.call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), method, body);
+        let answer = self
+            .0
+            .call_method(Some(SYSTEMD), MANAGER_PATH, Some(MANAGER), method, body);
         answer.await?.body().deserialize()
     }
 
@@ -126,7 +140,10 @@ impl Systemd {
     {
         let properties = Some("org.freedesktop.DBus.Properties");
         let asked = (interface, name);
-        let answer = self.0.call_method(Some(SYSTEMD), path, properties, "Get", &asked).await?;
+        let answer = self
+            .0
+            .call_method(Some(SYSTEMD), path, properties, "Get", &asked)
+            .await?;
         let value: OwnedVariant = answer.body().deserialize()?;
         T::try_from(value).map_err(Into::into)
     }

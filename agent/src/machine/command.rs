@@ -18,10 +18,7 @@ use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::{
-        prctl,
-        signal::Signal,
-    },
+    sys::{prctl, signal::Signal},
     unistd::{Pid, chdir, chroot, mkdir, setsid},
 };
 use tokio::{
@@ -117,7 +114,10 @@ struct Session(Option<Pid>);
 impl Command {
     /// Names the program, by path or by a name to be looked for on [`PATH`].
     pub fn new(program: impl Into<String>) -> Self {
-        Self { argv: vec![program.into()], ..Self::default() }
+        Self {
+            argv: vec![program.into()],
+            ..Self::default()
+        }
     }
 
     /// Adds an argument.
@@ -185,10 +185,23 @@ impl Command {
     fn prepared(&self) -> std::process::Command {
         let mut command = std::process::Command::new(&self.argv[0]);
         command.args(&self.argv[1..]).env_clear();
-        command.env("PATH", PATH).env("HOME", "/root").env("LC_ALL", "C").env(MARK.0, MARK.1);
+        command
+            .env("PATH", PATH)
+            .env("HOME", "/root")
+            .env("LC_ALL", "C")
+            .env(MARK.0, MARK.1);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        command.current_dir(self.directory.as_deref().filter(|_| self.room.is_none()).unwrap_or("/"));
-        command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.current_dir(
+            self.directory
+                .as_deref()
+                .filter(|_| self.room.is_none())
+                .unwrap_or("/"),
+        );
+        command.stdin(if self.input.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -212,7 +225,11 @@ impl Ended {
 
     /// Turns any end but code 0 into a failure below this headline.
     pub fn success(self, headline: &str) -> Result<Self, Failure> {
-        if self.ok() { Ok(self) } else { Err(self.failure(headline)) }
+        if self.ok() {
+            Ok(self)
+        } else {
+            Err(self.failure(headline))
+        }
     }
 
     /// Makes a failure of how it ended, with its last words.
@@ -222,10 +239,15 @@ impl Ended {
             (None, Some(signal)) => format!("ended by signal {signal}"),
             (None, None) => "no exit code".to_owned(),
         };
-        let failure =
-            Failure::new(headline).because(format!("running {}", self.program)).because(end);
+        let failure = Failure::new(headline)
+            .because(format!("running {}", self.program))
+            .because(end);
         let said = self.stderr.trim();
-        if said.is_empty() { failure } else { failure.because(said) }
+        if said.is_empty() {
+            failure
+        } else {
+            failure.because(said)
+        }
     }
 }
 
@@ -257,7 +279,8 @@ impl Programs {
             deadline: command.deadline.or(Some(Duration::from_secs(60))),
             ..command.clone()
         };
-        self.run(&command, &CancellationToken::new(), |_, _| ()).await
+        self.run(&command, &CancellationToken::new(), |_, _| ())
+            .await
     }
 
     /// Starts a program whose standard streams are in other hands, such as a daemon that speaks through them.
@@ -265,11 +288,19 @@ impl Programs {
     /// Its standard error output goes to the agent's own.
     pub async fn pipe(&self, command: &Command) -> Result<Piped, Failure> {
         let mut prepared = command.prepared();
-        prepared.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        prepared
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
         let (mut child, session) = start(command, prepared).await?;
         let stdin = child.stdin.take().expect("standard input is piped");
         let stdout = child.stdout.take().expect("standard output is piped");
-        Ok(Piped { stdin, stdout, child, session })
+        Ok(Piped {
+            stdin,
+            stdout,
+            child,
+            session,
+        })
     }
 }
 
@@ -290,7 +321,10 @@ impl Script {
 
     /// Returns the command lines that were asked so far.
     pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("nobody panics while holding it").clone()
+        self.asked
+            .lock()
+            .expect("nobody panics while holding it")
+            .clone()
     }
 
     fn answer(
@@ -299,12 +333,29 @@ impl Script {
         mut on_line: impl FnMut(Stream, &str),
     ) -> Result<Ended, Failure> {
         let line = command.line();
-        self.asked.lock().expect("nobody panics while holding it").push(line.clone());
-        let answer = self.answers.iter().find(|(beginning, _)| line.starts_with(beginning));
-        let Some((_, answer)) = answer else { return Err(cannot_run(command, &Errno::ENOENT)) };
-        answer.stdout.lines().for_each(|line| on_line(Stream::Out, line));
-        answer.stderr.lines().for_each(|line| on_line(Stream::Err, line));
-        Ok(Ended { program: command.argv[0].clone(), ..answer.clone() })
+        self.asked
+            .lock()
+            .expect("nobody panics while holding it")
+            .push(line.clone());
+        let answer = self
+            .answers
+            .iter()
+            .find(|(beginning, _)| line.starts_with(beginning));
+        let Some((_, answer)) = answer else {
+            return Err(cannot_run(command, &Errno::ENOENT));
+        };
+        answer
+            .stdout
+            .lines()
+            .for_each(|line| on_line(Stream::Out, line));
+        answer
+            .stderr
+            .lines()
+            .for_each(|line| on_line(Stream::Err, line));
+        Ok(Ended {
+            program: command.argv[0].clone(),
+            ..answer.clone()
+        })
     }
 }
 
@@ -335,7 +386,10 @@ async fn run_real(
     }
     let mut out = Lines::new(child.stdout.take().expect("standard output is piped"));
     let mut err = Lines::new(child.stderr.take().expect("standard error is piped"));
-    let mut ended = Ended { program: command.argv[0].clone(), ..Ended::default() };
+    let mut ended = Ended {
+        program: command.argv[0].clone(),
+        ..Ended::default()
+    };
     let deadline = async {
         match command.deadline {
             Some(deadline) => tokio::time::sleep(deadline).await,
@@ -396,7 +450,11 @@ struct Lines<R> {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     fn new(stream: R) -> Self {
-        Self { reader: BufReader::new(stream), part: Vec::new(), over: false }
+        Self {
+            reader: BufReader::new(stream),
+            part: Vec::new(),
+            over: false,
+        }
     }
 
     /// Returns the next line, or nothing at the end. May be dropped at any time without losing a byte.
@@ -448,21 +506,33 @@ async fn start(
     let (answer, answered) = tokio::sync::oneshot::channel();
     let job = move || {
         let _inside = runtime.enter();
-        let started = tokio::process::Command::from(prepared).kill_on_drop(true).spawn();
+        let started = tokio::process::Command::from(prepared)
+            .kill_on_drop(true)
+            .spawn();
         let started = started.map(|child| {
-            let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+            let leader = child
+                .id()
+                .and_then(|id| i32::try_from(id).ok())
+                .map(Pid::from_raw);
             (child, Session(leader))
         });
         // nobody waits any more: the program is dropped here, and killed with it
         drop(answer.send(started));
     };
-    starter.send(Box::new(job)).expect("the starting thread lives as long as the agent");
-    let started = answered.await.expect("the starting thread answers every job");
+    starter
+        .send(Box::new(job))
+        .expect("the starting thread lives as long as the agent");
+    let started = answered
+        .await
+        .expect("the starting thread answers every job");
     started.map_err(|error| cannot_run(command, &error))
 }
 
 /// Arranges what happens in the new process before it becomes the program.
-#[expect(unsafe_code, reason = "a new process can be shaped only between fork and exec")]
+#[expect(
+    unsafe_code,
+    reason = "a new process can be shaped only between fork and exec"
+)]
 fn before_exec(command: &mut std::process::Command, room: Option<Room>) {
     use std::os::unix::process::CommandExt;
     let prepare = move || -> std::io::Result<()> {
@@ -482,9 +552,18 @@ fn before_exec(command: &mut std::process::Command, room: Option<Room>) {
 fn enter(room: &Room) -> nix::Result<()> {
     const NONE: Option<&CStr> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(NONE, c"/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    mount(
+        NONE,
+        c"/",
+        NONE,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        NONE,
+    )?;
     for bind in &room.binds {
-        match mkdir(bind.to.as_c_str(), nix::sys::stat::Mode::from_bits_truncate(0o755)) {
+        match mkdir(
+            bind.to.as_c_str(),
+            nix::sys::stat::Mode::from_bits_truncate(0o755),
+        ) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error),
         }

@@ -21,9 +21,9 @@ impl Machine {
             match bus::start_unit(UNIT, &argv).await {
                 Ok(()) => return Ok(()),
                 // a bus that does not answer is no reason not to install
-                Err(failure) => self.start_in_session(&argv).map_err(|other| {
-                    other.because(failure.to_string())
-                })?,
+                Err(failure) => self
+                    .start_in_session(&argv)
+                    .map_err(|other| other.because(failure.to_string()))?,
             }
             return Ok(());
         }
@@ -51,7 +51,8 @@ impl Machine {
 
 /// Returns the path of the running program.
 pub fn own_program() -> Result<String, Failure> {
-    let path = std::fs::read_link("/proc/self/exe").map_err(broken("cannot find the own program"))?;
+    let path =
+        std::fs::read_link("/proc/self/exe").map_err(broken("cannot find the own program"))?;
     Ok(path.to_string_lossy().into_owned())
 }
 

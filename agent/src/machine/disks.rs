@@ -45,8 +45,13 @@ impl Machine {
         }
         let serial = self.serial(&name);
         if agreed.serial.is_some() && serial != agreed.serial {
-            let show = |serial: &Option<String>| serial.clone().unwrap_or_else(|| "none".to_owned());
-            return Some(format!("serial {}, now {}", show(&agreed.serial), show(&serial)));
+            let show =
+                |serial: &Option<String>| serial.clone().unwrap_or_else(|| "none".to_owned());
+            return Some(format!(
+                "serial {}, now {}",
+                show(&agreed.serial),
+                show(&serial)
+            ));
         }
         None
     }
@@ -56,8 +61,16 @@ impl Machine {
         let name = self.block_name(device)?;
         let disk = format!("/sys/class/block/{name}");
         let part = |part: &String| {
-            let number = |file| self.read(&format!("{disk}/{part}/{file}")).unwrap_or_default();
-            format!("{}:{}+{}", number("partition"), number("start"), number("size"))
+            let number = |file| {
+                self.read(&format!("{disk}/{part}/{file}"))
+                    .unwrap_or_default()
+            };
+            format!(
+                "{}:{}+{}",
+                number("partition"),
+                number("start"),
+                number("size")
+            )
         };
         let parts: Vec<_> = self.partitions(&name).iter().map(part).collect();
         Some(format!("{} [{}]", self.block_size(&name), parts.join(" ")))
@@ -67,11 +80,15 @@ impl Machine {
     pub fn block_name(&self, device: &str) -> Option<String> {
         let mut path = PathBuf::from(device);
         for _ in 0..8 {
-            let Ok(target) = std::fs::read_link(self.at(path.to_str()?)) else { break };
+            let Ok(target) = std::fs::read_link(self.at(path.to_str()?)) else {
+                break;
+            };
             path = normal(&path.parent()?.join(target));
         }
         let name = path.file_name()?.to_str()?.to_owned();
-        self.at(&format!("/sys/class/block/{name}")).exists().then_some(name)
+        self.at(&format!("/sys/class/block/{name}"))
+            .exists()
+            .then_some(name)
     }
 
     /// Returns the kernel's names of the whole disks on which a block device lies, through any layers.
@@ -80,7 +97,10 @@ impl Machine {
         let mut disks: Vec<_> = if below.is_empty() {
             vec![self.whole_disk(name)]
         } else {
-            below.iter().flat_map(|name| self.disks_under(name)).collect()
+            below
+                .iter()
+                .flat_map(|name| self.disks_under(name))
+                .collect()
         };
         disks.sort();
         disks.dedup();
@@ -104,9 +124,14 @@ impl Machine {
         let mounts = self.mounts();
         let swaps = self.swaps();
         let mut names = self.names("/sys/block");
-        names.retain(|name| !NO_DISKS.iter().any(|no| name.starts_with(no)) && self.block_size(name) > 0);
+        names.retain(|name| {
+            !NO_DISKS.iter().any(|no| name.starts_with(no)) && self.block_size(name) > 0
+        });
         let links = self.disk_links();
-        names.iter().map(|name| self.disk(name, &mounts, &swaps, &links)).collect()
+        names
+            .iter()
+            .map(|name| self.disk(name, &mounts, &swaps, &links))
+            .collect()
     }
 
     fn disk(
@@ -122,12 +147,19 @@ impl Machine {
         }
         Disk {
             device: format!("/dev/{name}"),
-            links: links.iter().filter(|(_, to)| to == name).map(|(from, _)| from.clone()).collect(),
+            links: links
+                .iter()
+                .filter(|(_, to)| to == name)
+                .map(|(from, _)| from.clone())
+                .collect(),
             size: self.block_size(name),
             model: self.word(&format!("/sys/class/block/{name}/device/model")),
             serial: self.serial(name),
             read_only: self.word(&format!("/sys/class/block/{name}/ro")).as_deref() == Some("1"),
-            parts: parts.iter().map(|part| self.part(part, mounts, swaps)).collect(),
+            parts: parts
+                .iter()
+                .map(|part| self.part(part, mounts, swaps))
+                .collect(),
         }
     }
 
@@ -136,8 +168,11 @@ impl Machine {
         let numbers = self.numbers(name);
         let signature = self.udev_signature(&numbers).unwrap_or_default();
         let here = |mount: &&Mount| mount.device == numbers || mount.source == device;
-        let mut mounted: Vec<_> =
-            mounts.iter().filter(here).map(|mount| mount.target.to_string_lossy().into_owned()).collect();
+        let mut mounted: Vec<_> = mounts
+            .iter()
+            .filter(here)
+            .map(|mount| mount.target.to_string_lossy().into_owned())
+            .collect();
         if swaps.contains(&device) {
             mounted.push("[swap]".to_owned());
         }
@@ -154,8 +189,13 @@ impl Machine {
     /// Returns the paths of the swap areas in use.
     pub fn swaps(&self) -> Vec<String> {
         let text = self.read("/proc/swaps").unwrap_or_default();
-        let paths = text.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-        paths.map(|path| unescape(path).to_string_lossy().into_owned()).collect()
+        let paths = text
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split_whitespace().next());
+        paths
+            .map(|path| unescape(path).to_string_lossy().into_owned())
+            .collect()
     }
 
     fn partitions(&self, name: &str) -> Vec<String> {
@@ -163,35 +203,49 @@ impl Machine {
         let mut parts = self.names(&disk);
         parts.retain(|part| self.at(&format!("{disk}/{part}/partition")).exists());
         parts.sort_by_key(|part| {
-            self.word(&format!("{disk}/{part}/partition")).and_then(|number| number.parse::<u32>().ok())
+            self.word(&format!("{disk}/{part}/partition"))
+                .and_then(|number| number.parse::<u32>().ok())
         });
         parts
     }
 
     fn whole_disk(&self, name: &str) -> String {
-        if !self.at(&format!("/sys/class/block/{name}/partition")).exists() {
+        if !self
+            .at(&format!("/sys/class/block/{name}/partition"))
+            .exists()
+        {
             return name.to_owned();
         }
         // the entry is a link into the device tree, where a partition lies below its disk
-        let link = std::fs::read_link(self.at(&format!("/sys/class/block/{name}"))).unwrap_or_default();
-        let disk = link.parent().and_then(Path::file_name).and_then(|disk| disk.to_str());
+        let link =
+            std::fs::read_link(self.at(&format!("/sys/class/block/{name}"))).unwrap_or_default();
+        let disk = link
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|disk| disk.to_str());
         disk.unwrap_or(name).to_owned()
     }
 
     fn block_size(&self, name: &str) -> u64 {
         let sectors = self.word(&format!("/sys/class/block/{name}/size"));
-        sectors.and_then(|sectors| sectors.parse::<u64>().ok()).unwrap_or(0) * SECTOR
+        sectors
+            .and_then(|sectors| sectors.parse::<u64>().ok())
+            .unwrap_or(0)
+            * SECTOR
     }
 
     fn numbers(&self, name: &str) -> String {
-        self.word(&format!("/sys/class/block/{name}/dev")).unwrap_or_default()
+        self.word(&format!("/sys/class/block/{name}/dev"))
+            .unwrap_or_default()
     }
 
     /// The same on the old system and on the installer, whatever their udev: the kernel's own words come first.
     fn serial(&self, name: &str) -> Option<String> {
         let block = format!("/sys/class/block/{name}");
         let own = ["serial", "device/serial"].iter();
-        let own = own.filter_map(|file| self.word(&format!("{block}/{file}"))).next();
+        let own = own
+            .filter_map(|file| self.word(&format!("{block}/{file}")))
+            .next();
         own.or_else(|| {
             let page = std::fs::read(self.at(&format!("{block}/device/vpd_pg80"))).ok()?;
             vpd_serial(&page)
@@ -267,10 +321,18 @@ mod tests {
             write(&format!("{base}/size"), sectors);
             let name = path.rsplit('/').next().unwrap();
             fs::create_dir_all(root.join("sys/class/block")).unwrap();
-            symlink(format!("../../devices/{path}"), root.join("sys/class/block").join(name)).unwrap();
+            symlink(
+                format!("../../devices/{path}"),
+                root.join("sys/class/block").join(name),
+            )
+            .unwrap();
             if name == disk {
                 fs::create_dir_all(root.join("sys/block")).unwrap();
-                symlink(format!("../devices/{path}"), root.join("sys/block").join(name)).unwrap();
+                symlink(
+                    format!("../devices/{path}"),
+                    root.join("sys/block").join(name),
+                )
+                .unwrap();
             }
             write(&format!("dev/{name}"), "");
         }
@@ -284,9 +346,18 @@ mod tests {
         write("sys/devices/sda/device/vpd_pg80", "\0\u{0}\0\u{8}  WD-42  ");
         write("sys/devices/sda/holders/dm-0", "");
         write("sys/devices/dm-0/slaves/sda", "");
-        write("run/udev/data/b254:2", "E:ID_FS_TYPE=ext4\nE:ID_FS_LABEL=old\n");
-        write("proc/self/mountinfo", "1 0 254:2 / / rw - ext4 /dev/root rw\n");
-        write("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n/dev/vda1 partition 1 0 -2\n");
+        write(
+            "run/udev/data/b254:2",
+            "E:ID_FS_TYPE=ext4\nE:ID_FS_LABEL=old\n",
+        );
+        write(
+            "proc/self/mountinfo",
+            "1 0 254:2 / / rw - ext4 /dev/root rw\n",
+        );
+        write(
+            "proc/swaps",
+            "Filename\tType\tSize\tUsed\tPriority\n/dev/vda1 partition 1 0 -2\n",
+        );
         fs::create_dir_all(root.join("dev/disk/by-id")).unwrap();
         symlink("../../vda", root.join("dev/disk/by-id/virtio-A")).unwrap();
         Machine::scripted(root, root, Script::default())
@@ -313,14 +384,23 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let machine = machine(root.path());
         let check = |device: &str, size: u64, serial: Option<&str>, expected: Option<&str>| {
-            let agreed = ConsentedDisk { device: device.to_owned(), size, serial: serial.map(str::to_owned) };
+            let agreed = ConsentedDisk {
+                device: device.to_owned(),
+                size,
+                serial: serial.map(str::to_owned),
+            };
             assert_eq!(machine.changed_since_consent(&agreed).as_deref(), expected);
         };
         check("/dev/vda", 20 << 30, Some("A"), None);
         check("/dev/disk/by-id/virtio-A", 20 << 30, Some("A"), None);
         check("/dev/vda", 20 << 30, None, None);
         check("/dev/vda", 20 << 30, Some("B"), Some("serial B, now A"));
-        check("/dev/vda", 1 << 30, Some("A"), Some("size 1073741824, now 21474836480"));
+        check(
+            "/dev/vda",
+            1 << 30,
+            Some("A"),
+            Some("size 1073741824, now 21474836480"),
+        );
         check("/dev/vdb", 20 << 30, Some("A"), Some("it is not there"));
     }
 

@@ -6,9 +6,26 @@ use super::{Machine, TARGET, command::PATH};
 
 /// Programs whose presence decides what can be done, or how.
 const PROGRAMS: &[&str] = &[
-    "sh", "bash", "ip", "kexec", "ssh-keygen", "sudo", "systemd-run", "udevadm", "blkid", "curl",
-    "nix", "nix-daemon", "nix-store", "nixos-install", "nixos-generate-config", "nixos-facter",
-    "zpool", "vgchange", "cryptsetup", "mdadm",
+    "sh",
+    "bash",
+    "ip",
+    "kexec",
+    "ssh-keygen",
+    "sudo",
+    "systemd-run",
+    "udevadm",
+    "blkid",
+    "curl",
+    "nix",
+    "nix-daemon",
+    "nix-store",
+    "nixos-install",
+    "nixos-generate-config",
+    "nixos-facter",
+    "zpool",
+    "vgchange",
+    "cryptsetup",
+    "mdadm",
 ];
 
 /// Capabilities without which nothing can be installed: `CAP_SYS_ADMIN` and `CAP_SYS_BOOT` (capability.h).
@@ -24,7 +41,8 @@ impl Machine {
 
     /// Returns the name of this boot.
     pub fn boot_id(&self) -> String {
-        self.read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+        self.read("/proc/sys/kernel/random/boot_id")
+            .unwrap_or_default()
     }
 
     /// Whether the running system is a NixOS installer.
@@ -34,12 +52,19 @@ impl Machine {
 
     /// Returns how the machine booted.
     pub fn firmware(&self) -> Firmware {
-        if self.at("/sys/firmware/efi").is_dir() { Firmware::Uefi } else { Firmware::Bios }
+        if self.at("/sys/firmware/efi").is_dir() {
+            Firmware::Uefi
+        } else {
+            Firmware::Bios
+        }
     }
 
     /// Returns the bytes of memory that programs can still have.
     pub fn memory_available(&self) -> u64 {
-        meminfo(&self.read("/proc/meminfo").unwrap_or_default(), "MemAvailable")
+        meminfo(
+            &self.read("/proc/meminfo").unwrap_or_default(),
+            "MemAvailable",
+        )
     }
 
     /// Whether the kernel refuses to load another one, until the next boot.
@@ -66,8 +91,14 @@ impl Machine {
         let release = self.os_release();
         let memory = self.read("/proc/meminfo").unwrap_or_default();
         Facts {
-            arch: uname.as_ref().map(|name| text(name.machine())).unwrap_or_default(),
-            kernel: uname.as_ref().map(|name| text(name.release())).unwrap_or_default(),
+            arch: uname
+                .as_ref()
+                .map(|name| text(name.machine()))
+                .unwrap_or_default(),
+            kernel: uname
+                .as_ref()
+                .map(|name| text(name.release()))
+                .unwrap_or_default(),
             os_id: os_release(&release, "ID").unwrap_or_default(),
             os_name: os_release(&release, "PRETTY_NAME").unwrap_or_default(),
             installer: is_installer(&release),
@@ -98,12 +129,17 @@ impl Machine {
     pub fn public_host_keys(&self) -> Vec<String> {
         let names = self.names("/etc/ssh").into_iter();
         let names = names.filter(|name| name.starts_with("ssh_host_") && name.ends_with(".pub"));
-        names.filter_map(|name| self.read(&format!("/etc/ssh/{name}"))).collect()
+        names
+            .filter_map(|name| self.read(&format!("/etc/ssh/{name}")))
+            .collect()
     }
 
     fn os_release(&self) -> String {
         let places = ["/etc/os-release", "/usr/lib/os-release"];
-        places.into_iter().find_map(|path| self.read(path)).unwrap_or_default()
+        places
+            .into_iter()
+            .find_map(|path| self.read(path))
+            .unwrap_or_default()
     }
 
     fn is_root(&self) -> bool {
@@ -116,7 +152,9 @@ impl Machine {
     fn container(&self) -> Option<String> {
         self.read("/run/systemd/container").or_else(|| {
             let environ = self.read("/proc/1/environ")?;
-            let found = environ.split('\0').find_map(|entry| entry.strip_prefix("container="));
+            let found = environ
+                .split('\0')
+                .find_map(|entry| entry.strip_prefix("container="));
             found.filter(|kind| !kind.is_empty()).map(str::to_owned)
         })
     }
@@ -124,12 +162,16 @@ impl Machine {
     fn hypervisor(&self) -> Option<String> {
         let cpu = self.read("/proc/cpuinfo").unwrap_or_default();
         let flags = cpu.lines().find(|line| line.starts_with("flags"));
-        let guest = flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
+        let guest = flags
+            .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
             || self.at("/proc/device-tree/hypervisor").exists();
         if !guest {
             return None;
         }
-        let dmi = |file: &str| self.read(&format!("/sys/class/dmi/id/{file}")).unwrap_or_default();
+        let dmi = |file: &str| {
+            self.read(&format!("/sys/class/dmi/id/{file}"))
+                .unwrap_or_default()
+        };
         let name = format!("{} {}", dmi("sys_vendor"), dmi("product_name"));
         let name = name.trim();
         Some(if name.is_empty() { "unknown" } else { name }.to_owned())
@@ -146,21 +188,29 @@ impl Machine {
 
 /// Returns a field of os-release, without its quotes.
 fn os_release(text: &str, name: &str) -> Option<String> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
     Some(value.trim().trim_matches(['"', '\'']).to_owned())
 }
 
 fn is_installer(text: &str) -> bool {
-    let nixos = |name| os_release(text, name).is_some_and(|ids| ids.split(' ').any(|id| id == "nixos"));
+    let nixos =
+        |name| os_release(text, name).is_some_and(|ids| ids.split(' ').any(|id| id == "nixos"));
     let installer = os_release(text, "VARIANT_ID").as_deref() == Some("installer");
     installer && (nixos("ID") || nixos("ID_LIKE"))
 }
 
 /// Returns a field of `/proc/meminfo`, in bytes.
 fn meminfo(text: &str, name: &str) -> u64 {
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let value = value.and_then(|value| value.trim().strip_suffix("kB"));
-    value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+    value
+        .and_then(|value| value.trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 #[cfg(test)]
@@ -186,14 +236,20 @@ mod tests {
         check(include_str!("testdata/os-release/nixos"), false);
         check(include_str!("testdata/os-release/debian"), false);
         check("ID=fedora\nVARIANT_ID=installer\n", false);
-        check("ID=mine\nID_LIKE=\"x nixos\"\nVARIANT_ID='installer'\n", true);
+        check(
+            "ID=mine\nID_LIKE=\"x nixos\"\nVARIANT_ID='installer'\n",
+            true,
+        );
     }
 
     #[test]
     fn names_of_systems_lose_their_quotes() {
         let text = include_str!("testdata/os-release/debian");
         assert_eq!(os_release(text, "ID").as_deref(), Some("debian"));
-        assert_eq!(os_release(text, "PRETTY_NAME").as_deref(), Some("Debian GNU/Linux 13 (trixie)"));
+        assert_eq!(
+            os_release(text, "PRETTY_NAME").as_deref(),
+            Some("Debian GNU/Linux 13 (trixie)")
+        );
         assert_eq!(os_release(text, "VARIANT_ID"), None);
     }
 
@@ -211,7 +267,10 @@ mod tests {
         let variable = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
         let files = [
             (variable, "\u{6}\0\0\0\u{1}"),
-            ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
+            (
+                "sys/kernel/security/lockdown",
+                "none [integrity] confidentiality\n",
+            ),
             ("proc/sys/kernel/kexec_load_disabled", "0\n"),
             ("proc/1/environ", "PATH=/bin\0container=lxc\0"),
             ("proc/cpuinfo", "flags\t\t: fpu hypervisor lm\n"),
@@ -236,7 +295,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let facts = machine(root.path(), &[]).facts().await;
         assert_eq!(facts.firmware, Firmware::Bios);
-        assert_eq!((facts.secure_boot, facts.lockdown, facts.container), (None, None, None));
+        assert_eq!(
+            (facts.secure_boot, facts.lockdown, facts.container),
+            (None, None, None)
+        );
         assert!(!facts.installer && !facts.systemd && facts.disks.is_empty());
     }
 }

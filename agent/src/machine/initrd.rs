@@ -7,8 +7,8 @@ use std::{
     ffi::OsStr,
     fs,
     io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
     os::unix::ffi::OsStrExt,
+    os::unix::fs::MetadataExt,
     path::Path,
 };
 
@@ -53,7 +53,10 @@ fn run_cpio(args: &[String], input: impl Read, output: impl Write) -> Result<(),
     let separator = separator(args)?;
     let amendment = match std::env::var_os(AMEND) {
         Some(path) => {
-            let text = fs::read(&path).map_err(broken(format!("cannot read {}", Path::new(&path).display())))?;
+            let text = fs::read(&path).map_err(broken(format!(
+                "cannot read {}",
+                Path::new(&path).display()
+            )))?;
             let amendment = serde_json::from_slice(&text);
             Some(amendment.map_err(|e| Failure::new("cannot read what to add").caused_by(&e))?)
         }
@@ -96,7 +99,11 @@ fn separator(args: &[String]) -> Result<u8, Failure> {
             }
         }
     }
-    if writes && newc { Ok(separator) } else { Err(refused()) }
+    if writes && newc {
+        Ok(separator)
+    } else {
+        Err(refused())
+    }
 }
 
 /// Writes the files that are named on the input, relative to a directory, and what is to be added.
@@ -109,9 +116,20 @@ fn archive(
 ) -> io::Result<()> {
     let mut list = Vec::new();
     names.read_to_end(&mut list)?;
-    let names: Vec<_> = list.split(|byte| *byte == separator).filter(|name| !name.is_empty()).collect();
-    let names: Vec<_> = names.into_iter().map(|name| Path::new(OsStr::from_bytes(name))).collect();
-    let inside = |name: &Path| name.strip_prefix("./").unwrap_or(name).to_string_lossy().into_owned();
+    let names: Vec<_> = list
+        .split(|byte| *byte == separator)
+        .filter(|name| !name.is_empty())
+        .collect();
+    let names: Vec<_> = names
+        .into_iter()
+        .map(|name| Path::new(OsStr::from_bytes(name)))
+        .collect();
+    let inside = |name: &Path| {
+        name.strip_prefix("./")
+            .unwrap_or(name)
+            .to_string_lossy()
+            .into_owned()
+    };
     for name in &names {
         let more = amendment.filter(|_| inside(name) == AUTHORIZED_KEYS);
         write_file(&directory.join(name), &inside(name), more, &mut output)?;
@@ -123,17 +141,39 @@ fn archive(
         }
         if !has(AUTHORIZED_KEYS) {
             let keys = format!("{}\n", amendment.authorized_key);
-            entry(AUTHORIZED_KEYS, ModeFileType::Regular, 0o600, keys.as_bytes(), &mut output)?;
+            entry(
+                AUTHORIZED_KEYS,
+                ModeFileType::Regular,
+                0o600,
+                keys.as_bytes(),
+                &mut output,
+            )?;
         }
         if !has(HOST_KEYS) {
             for (name, content) in &amendment.host_keys {
-                let mode = if Path::new(name).extension().is_some() { 0o644 } else { 0o600 };
+                let mode = if Path::new(name).extension().is_some() {
+                    0o644
+                } else {
+                    0o600
+                };
                 let name = format!("ssh/{name}");
-                entry(&name, ModeFileType::Regular, mode, content.as_bytes(), &mut output)?;
+                entry(
+                    &name,
+                    ModeFileType::Regular,
+                    mode,
+                    content.as_bytes(),
+                    &mut output,
+                )?;
             }
         }
         let run = serde_json::json!({ "run": amendment.run }).to_string();
-        entry(RUN_FILE, ModeFileType::Regular, 0o644, run.as_bytes(), &mut output)?;
+        entry(
+            RUN_FILE,
+            ModeFileType::Regular,
+            0o644,
+            run.as_bytes(),
+            &mut output,
+        )?;
     }
     trailer(&mut output)?;
     output.flush()
@@ -152,10 +192,18 @@ fn write_file(
     }
     if found.is_symlink() {
         let target = fs::read_link(path)?;
-        return entry(name, ModeFileType::Symlink, 0o777, target.as_os_str().as_bytes(), output);
+        return entry(
+            name,
+            ModeFileType::Symlink,
+            0o777,
+            target.as_os_str().as_bytes(),
+            output,
+        );
     }
     if !found.is_file() {
-        return Err(io::Error::other(format!("{name} is neither file, directory nor link")));
+        return Err(io::Error::other(format!(
+            "{name} is neither file, directory nor link"
+        )));
     }
     let mut content = fs::read(path)?;
     if let Some(amendment) = amendment {
@@ -176,14 +224,19 @@ fn entry(
     output: &mut impl Write,
 ) -> io::Result<()> {
     let size = u32::try_from(content.len()).map_err(io::Error::other)?;
-    let mut writer =
-        Builder::new(name).mode(mode).set_mode_file_type(kind).write(&mut *output, size);
+    let mut writer = Builder::new(name)
+        .mode(mode)
+        .set_mode_file_type(kind)
+        .write(&mut *output, size);
     writer.write_all(content)?;
     writer.finish().map(drop)
 }
 
 fn gzip(args: &[String], mut input: impl Read, output: impl Write) -> io::Result<()> {
-    let level = args.iter().filter_map(|arg| arg.strip_prefix('-')?.parse().ok()).next_back();
+    let level = args
+        .iter()
+        .filter_map(|arg| arg.strip_prefix('-')?.parse().ok())
+        .next_back();
     let mut encoder = GzEncoder::new(output, Compression::new(level.unwrap_or(6).min(9)));
     io::copy(&mut input, &mut encoder)?;
     encoder.finish()?.flush()
@@ -221,7 +274,11 @@ mod tests {
         }
     }
 
-    fn archived(dir: &Path, names: &str, amendment: Option<&Amendment>) -> BTreeMap<String, (u32, String)> {
+    fn archived(
+        dir: &Path,
+        names: &str,
+        amendment: Option<&Amendment>,
+    ) -> BTreeMap<String, (u32, String)> {
         let mut output = Vec::new();
         archive(dir, names.as_bytes(), b'\n', amendment, &mut output).unwrap();
         assert_eq!(output.len() % 4, 0);
@@ -249,9 +306,18 @@ mod tests {
         fs::write(dir.path().join("ssh/ssh_host_rsa_key"), "old").unwrap();
         let names = "./ssh\n./ssh/authorized_keys\n./ssh/ssh_host_rsa_key\n";
         let found = archived(dir.path(), names, Some(&amendment()));
-        assert_eq!(found[AUTHORIZED_KEYS].1, "ssh-rsa BBBB old\nssh-ed25519 AAAA run\n");
-        assert!(!found.contains_key("ssh/ssh_host_ed25519_key"), "it has host keys");
-        assert_eq!(found[RUN_FILE].1, format!("{{\"run\":\"{}\"}}", "07".repeat(16)));
+        assert_eq!(
+            found[AUTHORIZED_KEYS].1,
+            "ssh-rsa BBBB old\nssh-ed25519 AAAA run\n"
+        );
+        assert!(
+            !found.contains_key("ssh/ssh_host_ed25519_key"),
+            "it has host keys"
+        );
+        assert_eq!(
+            found[RUN_FILE].1,
+            format!("{{\"run\":\"{}\"}}", "07".repeat(16))
+        );
     }
 
     #[test]
@@ -259,8 +325,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let found = archived(dir.path(), ".\n", Some(&amendment()));
         assert_eq!(found[AUTHORIZED_KEYS].1, "ssh-ed25519 AAAA run\n");
-        assert_eq!(found["ssh/ssh_host_ed25519_key"], (0o100_600, "private".to_owned()));
-        assert_eq!(found["ssh/ssh_host_ed25519_key.pub"], (0o100_644, "public".to_owned()));
+        assert_eq!(
+            found["ssh/ssh_host_ed25519_key"],
+            (0o100_600, "private".to_owned())
+        );
+        assert_eq!(
+            found["ssh/ssh_host_ed25519_key.pub"],
+            (0o100_644, "public".to_owned())
+        );
     }
 
     #[test]
@@ -282,11 +354,17 @@ mod tests {
 
     #[test]
     fn gzip_is_read_back_at_any_level() {
-        for args in [vec![], vec!["-9".to_owned()], vec!["-c".to_owned(), "-1".to_owned()]] {
+        for args in [
+            vec![],
+            vec!["-9".to_owned()],
+            vec!["-c".to_owned(), "-1".to_owned()],
+        ] {
             let mut packed = Vec::new();
             gzip(&args, &b"some bytes"[..], &mut packed).unwrap();
             let mut text = String::new();
-            flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text).unwrap();
+            flate2::read::GzDecoder::new(packed.as_slice())
+                .read_to_string(&mut text)
+                .unwrap();
             assert_eq!(text, "some bytes");
         }
     }

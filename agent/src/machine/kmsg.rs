@@ -10,8 +10,13 @@ impl Machine {
     /// Returns the last lines of the kernel's log; none where it cannot be read. Blocks.
     pub fn kernel_log(&self, lines: usize) -> Vec<String> {
         let flags = OFlag::O_NONBLOCK.bits();
-        let opened = OpenOptions::new().read(true).custom_flags(flags).open(self.at("/dev/kmsg"));
-        let Ok(mut log) = opened else { return Vec::new() };
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(self.at("/dev/kmsg"));
+        let Ok(mut log) = opened else {
+            return Vec::new();
+        };
         let mut found = Vec::new();
         let mut record = [0; 8192];
         loop {

@@ -18,8 +18,14 @@ impl Machine {
     pub fn lock(&self) -> Result<Option<Lock>, Failure> {
         files::private_directory(self.dir())?;
         let path = self.dir().join("lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
         let file = file.map_err(broken(format!("cannot open {}", path.display())))?;
-        Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(|file| Lock { _file: file }))
+        Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .ok()
+            .map(|file| Lock { _file: file }))
     }
 }

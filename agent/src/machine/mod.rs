@@ -48,12 +48,20 @@ pub struct Machine {
 impl Machine {
     /// Returns the machine itself; `dir` is the agent's own directory on it.
     pub fn real(dir: impl Into<PathBuf>) -> Self {
-        Self { root: PathBuf::from("/"), dir: dir.into(), programs: Programs::Real }
+        Self {
+            root: PathBuf::from("/"),
+            dir: dir.into(),
+            programs: Programs::Real,
+        }
     }
 
     /// Returns a machine whose files are below a directory and whose programs are a script.
     pub fn scripted(root: impl Into<PathBuf>, dir: impl Into<PathBuf>, script: Script) -> Self {
-        Self { root: root.into(), dir: dir.into(), programs: Programs::Scripted(script) }
+        Self {
+            root: root.into(),
+            dir: dir.into(),
+            programs: Programs::Scripted(script),
+        }
     }
 
     /// Returns where a path of the machine is found.
@@ -85,7 +93,11 @@ impl Machine {
 
     fn read(&self, path: &str) -> Option<String> {
         let bytes = std::fs::read(self.at(path)).ok()?;
-        Some(String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\0']).to_owned())
+        Some(
+            String::from_utf8_lossy(&bytes)
+                .trim_end_matches(['\n', '\0'])
+                .to_owned(),
+        )
     }
 
     fn names(&self, path: &str) -> Vec<String> {
@@ -96,8 +108,9 @@ impl Machine {
 /// Returns the names in a directory, sorted; none where it cannot be read.
 fn names_in(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     names.sort();
     names
 }

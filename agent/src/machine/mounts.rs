@@ -47,14 +47,20 @@ pub(super) struct Bind {
 impl Room {
     /// Makes a room with this directory as its root.
     pub fn at(root: &str) -> Self {
-        Self { root: c_string(root), binds: Vec::new() }
+        Self {
+            root: c_string(root),
+            binds: Vec::new(),
+        }
     }
 
     /// Shows a directory of the machine, and all that is mounted below it, under the same name in the room.
     #[must_use]
     pub fn bind(mut self, path: &str) -> Self {
         let to = self.below(path);
-        self.binds.push(Bind { from: Some(c_string(path)), to });
+        self.binds.push(Bind {
+            from: Some(c_string(path)),
+            to,
+        });
         self
     }
 
@@ -91,7 +97,9 @@ impl Machine {
 
     /// Whether something is mounted exactly there.
     pub fn is_mount_point(&self, directory: &str) -> bool {
-        self.mounts().iter().any(|mount| mount.target == Path::new(directory))
+        self.mounts()
+            .iter()
+            .any(|mount| mount.target == Path::new(directory))
     }
 
     /// Takes down all mounts at and below `/mnt`, the last one first, and returns how many there were.
@@ -104,9 +112,11 @@ impl Machine {
         }
         match self.mounts_below(TARGET).last() {
             None => Ok(mounts.len()),
-            Some(left) => Err(Failure::new(format!("cannot unmount {}", left.target.display()))
-                .because("something mounts it again")
-                .hint("stop what mounts it, then run the same command again")),
+            Some(left) => Err(
+                Failure::new(format!("cannot unmount {}", left.target.display()))
+                    .because("something mounts it again")
+                    .hint("stop what mounts it, then run the same command again"),
+            ),
         }
     }
 
@@ -115,7 +125,9 @@ impl Machine {
         let mut tries = 1;
         loop {
             let target = mount.target.clone();
-            let Err(error) = self.blocking(move |machine| machine.unmount_once(&target)).await
+            let Err(error) = self
+                .blocking(move |machine| machine.unmount_once(&target))
+                .await
             else {
                 return Ok(());
             };
@@ -161,10 +173,18 @@ impl Machine {
     /// Names the processes that use anything below a directory: by working directory, root, or open file.
     pub fn holders(&self, directory: &Path) -> Vec<String> {
         let mut holders = Vec::new();
-        for pid in self.names("/proc").iter().filter(|name| name.parse::<u32>().is_ok()) {
+        for pid in self
+            .names("/proc")
+            .iter()
+            .filter(|name| name.parse::<u32>().is_ok())
+        {
             let mut links = vec![format!("/proc/{pid}/cwd"), format!("/proc/{pid}/root")];
             let files = format!("/proc/{pid}/fd");
-            links.extend(self.names(&files).iter().map(|number| format!("{files}/{number}")));
+            links.extend(
+                self.names(&files)
+                    .iter()
+                    .map(|number| format!("{files}/{number}")),
+            );
             let used = links.iter().find_map(|link| {
                 let path = std::fs::read_link(self.at(link)).ok()?;
                 path.starts_with(directory).then_some(path)
@@ -264,7 +284,10 @@ mod tests {
     fn only_whole_names_are_below() {
         let root = tempfile::tempdir().unwrap();
         let below = machine(root.path()).mounts_below("/mnt");
-        let targets: Vec<_> = below.iter().map(|mount| mount.target.to_str().unwrap()).collect();
+        let targets: Vec<_> = below
+            .iter()
+            .map(|mount| mount.target.to_str().unwrap())
+            .collect();
         assert_eq!(targets, ["/mnt", "/mnt/boot", "/mnt/a b"]);
         assert!(machine(root.path()).is_mount_point("/mnt"));
         assert!(!machine(root.path()).is_mount_point("/mnt/home"));
@@ -274,8 +297,15 @@ mod tests {
     async fn everything_below_is_taken_down_and_nothing_else() {
         let root = tempfile::tempdir().unwrap();
         let machine = machine(root.path());
-        assert_eq!(machine.unmount_target(&CancellationToken::new()).await, Ok(3));
-        let left: Vec<_> = machine.mounts().into_iter().map(|mount| mount.target).collect();
+        assert_eq!(
+            machine.unmount_target(&CancellationToken::new()).await,
+            Ok(3)
+        );
+        let left: Vec<_> = machine
+            .mounts()
+            .into_iter()
+            .map(|mount| mount.target)
+            .collect();
         assert_eq!(left, [Path::new("/"), Path::new("/mnt2")]);
     }
 
@@ -288,6 +318,9 @@ mod tests {
         std::os::unix::fs::symlink("/mnt/nix/store", root.path().join("proc/812/fd/7")).unwrap();
         let holders = machine.holders(Path::new("/mnt"));
         assert_eq!(holders, ["nix-daemon (pid 812) through /mnt/nix/store"]);
-        assert_eq!(machine.holders(Path::new("/mnt/home")), Vec::<String>::new());
+        assert_eq!(
+            machine.holders(Path::new("/mnt/home")),
+            Vec::<String>::new()
+        );
     }
 }

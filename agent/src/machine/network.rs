@@ -9,7 +9,10 @@ impl Machine {
     /// Returns the interfaces other than loopback.
     pub(super) fn interfaces(&self) -> Vec<Interface> {
         let mut addresses = addresses();
-        let names = self.names("/sys/class/net").into_iter().filter(|name| name != "lo");
+        let names = self
+            .names("/sys/class/net")
+            .into_iter()
+            .filter(|name| name != "lo");
         let names = names.filter(|name| self.at(&format!("/sys/class/net/{name}")).is_dir());
         let interface = |name: String| {
             let mac = self.read(&format!("/sys/class/net/{name}/address"));
@@ -28,8 +31,12 @@ impl Machine {
     fn interface_kind(&self, name: &str) -> Option<String> {
         let directory = format!("/sys/class/net/{name}");
         let has = |file: &str| self.at(&format!("{directory}/{file}")).exists();
-        let uevent = self.read(&format!("{directory}/uevent")).unwrap_or_default();
-        let named = uevent.lines().find_map(|line| line.strip_prefix("DEVTYPE="));
+        let uevent = self
+            .read(&format!("{directory}/uevent"))
+            .unwrap_or_default();
+        let named = uevent
+            .lines()
+            .find_map(|line| line.strip_prefix("DEVTYPE="));
         let kind = match named {
             Some("wlan") => "wifi",
             Some(kind) => kind,
@@ -90,9 +97,16 @@ mod tests {
         write("test3/tun_flags", "0x1001\n");
         let machine = Machine::scripted(root.path(), root.path(), Script::default());
         let found = machine.interfaces();
-        let kinds: Vec<_> = found.iter().map(|i| (i.name.as_str(), i.kind.as_deref())).collect();
-        let expected =
-            [("test0", None), ("test1", Some("vlan")), ("test2", Some("wifi")), ("test3", Some("tun"))];
+        let kinds: Vec<_> = found
+            .iter()
+            .map(|i| (i.name.as_str(), i.kind.as_deref()))
+            .collect();
+        let expected = [
+            ("test0", None),
+            ("test1", Some("vlan")),
+            ("test2", Some("wifi")),
+            ("test3", Some("tun")),
+        ];
         assert_eq!(kinds, expected);
         assert_eq!(found[0].mac.as_deref(), Some("52:54:00:12:34:56"));
     }

@@ -49,11 +49,19 @@ impl Machine {
         let command = Command::new(program)
             .args(["--store", store(root), "--check-validity"])
             .arg(path.as_str());
-        let ended = self.programs().ask(&command).await.map_err(|failure| failure.under(&headline))?;
+        let ended = self
+            .programs()
+            .ask(&command)
+            .await
+            .map_err(|failure| failure.under(&headline))?;
         if ended.ok() {
             return Ok(true);
         }
-        if ended.stderr.contains("is not valid") { Ok(false) } else { Err(ended.failure(&headline)) }
+        if ended.stderr.contains("is not valid") {
+            Ok(false)
+        } else {
+            Err(ended.failure(&headline))
+        }
     }
 
     /// Makes the command that serves a store on its standard streams.
@@ -123,15 +131,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = SYSTEM.parse().unwrap();
         let check = async |answer: Ended| {
-            let script = Script::default().when("/usr/bin/nix-store --store local?root=/mnt", answer);
-            machine(root.path(), script).store_has(StoreRoot::Target, &path).await
+            let script =
+                Script::default().when("/usr/bin/nix-store --store local?root=/mnt", answer);
+            machine(root.path(), script)
+                .store_has(StoreRoot::Target, &path)
+                .await
         };
         assert_eq!(check(Ended::answer(0, "", "")).await, Ok(true));
         let missing = format!("error: path '{SYSTEM}' is not valid");
         assert_eq!(check(Ended::answer(1, "", &missing)).await, Ok(false));
         let broken = "error: opening lock file: No space left on device";
         let failure = check(Ended::answer(1, "", broken)).await.unwrap_err();
-        assert_eq!(failure.causes, ["running /usr/bin/nix-store", "exit code 1", broken]);
+        assert_eq!(
+            failure.causes,
+            ["running /usr/bin/nix-store", "exit code 1", broken]
+        );
     }
 
     #[test]
@@ -144,7 +158,11 @@ mod tests {
         let machine = machine(root.path(), Script::default());
         assert_eq!(machine.system_profile().unwrap().as_str(), SYSTEM);
         fs::remove_file(profiles.join("system")).unwrap();
-        symlink("/nix/var/nix/profiles/system-1-link", profiles.join("system")).unwrap();
+        symlink(
+            "/nix/var/nix/profiles/system-1-link",
+            profiles.join("system"),
+        )
+        .unwrap();
         assert_eq!(machine.system_profile().unwrap().as_str(), SYSTEM);
         fs::remove_file(profiles.join("system-1-link")).unwrap();
         assert_eq!(machine.system_profile(), None);

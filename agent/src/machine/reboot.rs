@@ -19,5 +19,7 @@ pub async fn reboot(machine: &Machine) {
     if machine.at("/run/systemd/system").exists() && bus::reboot().await.is_ok() {
         tokio::time::sleep(GOODBYE).await;
     }
-    let _ = machine.blocking(|_| reboot_now(RebootMode::RB_AUTOBOOT)).await;
+    let _ = machine
+        .blocking(|_| reboot_now(RebootMode::RB_AUTOBOOT))
+        .await;
 }

@@ -25,8 +25,13 @@ pub(super) fn kill(leader: Pid) {
 /// Kills every process that has this entry in its environment, except this one.
 pub(super) fn kill_marked(entry: &str) {
     for pid in all().filter(|pid| *pid != getpid()) {
-        let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
-        if environ.split(|byte| *byte == 0).any(|found| found == entry.as_bytes()) {
+        let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else {
+            continue;
+        };
+        if environ
+            .split(|byte| *byte == 0)
+            .any(|found| found == entry.as_bytes())
+        {
             let _ = signal(pid, Signal::SIGKILL);
         }
     }
@@ -41,7 +46,10 @@ fn of_session(leader: Pid) -> Vec<Pid> {
 }
 
 fn all() -> impl Iterator<Item = Pid> {
-    let entries = std::fs::read_dir(Path::new("/proc")).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(Path::new("/proc"))
+        .into_iter()
+        .flatten()
+        .flatten();
     entries.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)))
 }
 
@@ -50,7 +58,11 @@ fn session_of(stat: &str) -> Option<i32> {
     // the name in brackets may hold anything, brackets and spaces included
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") { None } else { fields.nth(2)?.parse().ok() }
+    if matches!(state, "Z" | "X") {
+        None
+    } else {
+        fields.nth(2)?.parse().ok()
+    }
 }
 
 #[cfg(test)]

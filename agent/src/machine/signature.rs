@@ -18,24 +18,33 @@ pub struct Signature {
 impl Machine {
     /// Returns what udev knows of a device, given as `major:minor`; nothing without udev.
     pub(super) fn udev_signature(&self, numbers: &str) -> Option<Signature> {
-        Some(parse_udev(&self.read(&format!("/run/udev/data/b{numbers}"))?))
+        Some(parse_udev(
+            &self.read(&format!("/run/udev/data/b{numbers}"))?,
+        ))
     }
 
     /// Asks `blkid`, for systems without udev. An empty answer where it is missing.
     pub(super) async fn blkid_signature(&self, device: &str) -> Signature {
         let command = Command::new("blkid").args(["-o", "export", device]);
         let answer = self.programs().ask(&command).await;
-        answer.map(|ended| parse_blkid(&ended.stdout)).unwrap_or_default()
+        answer
+            .map(|ended| parse_blkid(&ended.stdout))
+            .unwrap_or_default()
     }
 }
 
 fn parse_udev(data: &str) -> Signature {
     let property = |name: &str| {
-        let found = data.lines().find_map(|line| line.strip_prefix("E:")?.strip_prefix(name)?.strip_prefix('='));
+        let found = data.lines().find_map(|line| {
+            line.strip_prefix("E:")?
+                .strip_prefix(name)?
+                .strip_prefix('=')
+        });
         found.filter(|value| !value.is_empty()).map(str::to_owned)
     };
     Signature {
-        kind: property("ID_FS_TYPE").or_else(|| Some(format!("{} table", property("ID_PART_TABLE_TYPE")?))),
+        kind: property("ID_FS_TYPE")
+            .or_else(|| Some(format!("{} table", property("ID_PART_TABLE_TYPE")?))),
         label: property("ID_FS_LABEL"),
         serial: property("ID_SERIAL_SHORT").or_else(|| property("ID_SERIAL")),
         table: property("ID_PART_ENTRY_UUID").or_else(|| property("ID_PART_TABLE_UUID")),
@@ -44,7 +53,9 @@ fn parse_udev(data: &str) -> Signature {
 
 fn parse_blkid(export: &str) -> Signature {
     let value = |name: &str| {
-        let found = export.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let found = export
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         found.filter(|value| !value.is_empty()).map(str::to_owned)
     };
     Signature {
@@ -68,15 +79,28 @@ mod tests {
         let udev = "S:disk/by-label/nixos\nE:ID_SERIAL=QEMU_HARDDISK_42\nE:ID_SERIAL_SHORT=42\nE:ID_FS_TYPE=ext4\n\
                     E:ID_FS_LABEL=nixos\nE:ID_PART_ENTRY_UUID=ab-cd\nE:ID_PART_TABLE_UUID=ff\n";
         let blkid = "DEVNAME=/dev/vda2\nLABEL=nixos\nUUID=1\nTYPE=ext4\nPARTUUID=ab-cd\n";
-        let signature =
-            Signature { kind: some("ext4"), label: some("nixos"), serial: some("42"), table: some("ab-cd") };
+        let signature = Signature {
+            kind: some("ext4"),
+            label: some("nixos"),
+            serial: some("42"),
+            table: some("ab-cd"),
+        };
         assert_eq!(parse_udev(udev), signature);
-        assert_eq!(parse_blkid(blkid), Signature { serial: None, ..signature });
+        assert_eq!(
+            parse_blkid(blkid),
+            Signature {
+                serial: None,
+                ..signature
+            }
+        );
     }
 
     #[test]
     fn table_without_file_system_is_a_table() {
-        assert_eq!(parse_udev("E:ID_PART_TABLE_TYPE=gpt\n").kind, some("gpt table"));
+        assert_eq!(
+            parse_udev("E:ID_PART_TABLE_TYPE=gpt\n").kind,
+            some("gpt table")
+        );
         assert_eq!(parse_blkid("PTTYPE=dos\n").kind, some("dos table"));
         assert_eq!(parse_udev("E:ID_SERIAL=x\n").kind, None);
     }

@@ -48,7 +48,9 @@ impl Spool {
     /// Returns the path of a blob that is complete and was checked.
     pub fn complete(&self, blob: &Blob) -> Option<PathBuf> {
         let path = self.path(&blob.hash);
-        fs::metadata(&path).is_ok_and(|found| found.len() == blob.size).then_some(path)
+        fs::metadata(&path)
+            .is_ok_and(|found| found.len() == blob.size)
+            .then_some(path)
     }
 
     /// Returns how much of a blob is there, complete or not.
@@ -63,8 +65,15 @@ impl Spool {
     pub fn receive(&self, blob: &Blob) -> Result<Incoming, Failure> {
         let what = || format!("cannot receive blob {}", &blob.hash.as_str()[..12]);
         let part = self.part(blob);
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&part);
-        let mut file = file.map_err(broken(format!("opening {}", part.display()))).map_err(|f| f.under(what()))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&part);
+        let mut file = file
+            .map_err(broken(format!("opening {}", part.display())))
+            .map_err(|f| f.under(what()))?;
         let mut hasher = blake3::Hasher::new();
         let length = read_into(&mut file, &mut hasher, blob.size)
             .map_err(broken(format!("reading {}", part.display())))
@@ -82,7 +91,13 @@ impl Spool {
                 .hint("free some space there, or use a machine with more memory")
                 .code("LF0201"));
         }
-        Ok(Incoming { spool: self.clone(), blob: blob.clone(), file, hasher, length })
+        Ok(Incoming {
+            spool: self.clone(),
+            blob: blob.clone(),
+            file,
+            hasher,
+            length,
+        })
     }
 
     /// Removes a blob, complete or not.
@@ -113,7 +128,9 @@ impl Incoming {
                 .because(format!("writing to {}", self.spool.dir.display()))
                 .caused_by(&error);
             if full {
-                failure.hint("free some space there; the same command goes on").code("LF0201")
+                failure
+                    .hint("free some space there; the same command goes on")
+                    .code("LF0201")
             } else {
                 failure
             }
@@ -128,7 +145,10 @@ impl Incoming {
     /// A blob that is not what its hash says is removed, so that the next try begins anew.
     pub fn finish(self) -> Result<PathBuf, Failure> {
         if self.length != self.blob.size {
-            return Err(self.wrong(&format!("{} of {} bytes arrived", self.length, self.blob.size)));
+            return Err(self.wrong(&format!(
+                "{} of {} bytes arrived",
+                self.length, self.blob.size
+            )));
         }
         if self.hasher.finalize().to_hex().as_str() != self.blob.hash.as_str() {
             self.spool.discard(&self.blob);
@@ -146,7 +166,9 @@ impl Incoming {
 
     fn wrong(&self, why: &str) -> Failure {
         let short = &self.blob.hash.as_str()[..12];
-        Failure::new(format!("cannot accept blob {short}")).because(why).code("LF0202")
+        Failure::new(format!("cannot accept blob {short}"))
+            .because(why)
+            .code("LF0202")
     }
 }
 
@@ -182,7 +204,10 @@ mod tests {
 
     fn blob(bytes: &[u8]) -> Blob {
         let hash = blake3::hash(bytes).to_hex().to_string();
-        Blob { hash: hash.try_into().unwrap(), size: bytes.len() as u64 }
+        Blob {
+            hash: hash.try_into().unwrap(),
+            size: bytes.len() as u64,
+        }
     }
 
     #[test]
@@ -222,15 +247,24 @@ mod tests {
         let blob = blob(b"right");
         let mut incoming = spool.receive(&blob).unwrap();
         incoming.write(b"righ").unwrap();
-        assert_eq!(incoming.write(b"ts").unwrap_err().causes, ["it is longer than was said"]);
-        assert_eq!(incoming.finish().unwrap_err().causes, ["4 of 5 bytes arrived"]);
+        assert_eq!(
+            incoming.write(b"ts").unwrap_err().causes,
+            ["it is longer than was said"]
+        );
+        assert_eq!(
+            incoming.finish().unwrap_err().causes,
+            ["4 of 5 bytes arrived"]
+        );
     }
 
     #[test]
     fn blob_that_does_not_fit_is_refused_with_numbers() {
         let dir = tempfile::tempdir().unwrap();
         let spool = Spool::open(dir.path()).unwrap();
-        let huge = Blob { size: 1 << 60, ..blob(b"") };
+        let huge = Blob {
+            size: 1 << 60,
+            ..blob(b"")
+        };
         let failure = spool.receive(&huge).unwrap_err();
         assert_eq!(failure.code, "LF0201");
         assert!(failure.causes[0].contains("MiB free"), "{failure:?}");

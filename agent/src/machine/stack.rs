@@ -52,8 +52,17 @@ impl Machine {
         }
         let headline = "cannot export the ZFS pools";
         let list = Command::new("zpool").args(["list", "-H", "-o", "name"]);
-        let listed = self.programs().ask(&list).await.map_err(|failure| failure.under(headline))?;
-        let pools: Vec<_> = listed.success(headline)?.stdout.lines().map(str::to_owned).collect();
+        let listed = self
+            .programs()
+            .ask(&list)
+            .await
+            .map_err(|failure| failure.under(headline))?;
+        let pools: Vec<_> = listed
+            .success(headline)?
+            .stdout
+            .lines()
+            .map(str::to_owned)
+            .collect();
         if !pools.is_empty() {
             let export = Command::new("zpool").args(["export", "-a"]);
             let ended = self.programs().run(&export, cancel, |_, _| ()).await?;
@@ -97,15 +106,25 @@ impl Machine {
                 return None;
             };
             let holders = self.names(&format!("{block}/holders"));
-            Some(Layer { name, kind, holders })
+            Some(Layer {
+                name,
+                kind,
+                holders,
+            })
         };
-        self.names("/sys/block").into_iter().filter_map(layer).collect()
+        self.names("/sys/block")
+            .into_iter()
+            .filter_map(layer)
+            .collect()
     }
 }
 
 /// Returns the commands that close whatever has nothing on it.
 fn closing(layers: &[Layer]) -> Vec<Command> {
-    let top: Vec<_> = layers.iter().filter(|layer| layer.holders.is_empty()).collect();
+    let top: Vec<_> = layers
+        .iter()
+        .filter(|layer| layer.holders.is_empty())
+        .collect();
     let mut commands = Vec::new();
     if top.iter().any(|layer| layer.kind == Kind::Lvm) {
         // all volumes at once: the parts of a pool go in an order that only LVM knows
@@ -133,7 +152,11 @@ mod tests {
 
     fn layer(name: &str, kind: Kind, holders: &[&str]) -> Layer {
         let holders = holders.iter().map(|&holder| holder.to_owned()).collect();
-        Layer { name: name.to_owned(), kind, holders }
+        Layer {
+            name: name.to_owned(),
+            kind,
+            holders,
+        }
     }
 
     fn crypt(name: &str) -> Kind {
@@ -148,14 +171,26 @@ mod tests {
 
     #[test]
     fn what_carries_nothing_is_closed_first() {
-        let luks_on_lvm = [layer("dm-0", Kind::Lvm, &["dm-1"]), layer("dm-1", crypt("root"), &[])];
+        let luks_on_lvm = [
+            layer("dm-0", Kind::Lvm, &["dm-1"]),
+            layer("dm-1", crypt("root"), &[]),
+        ];
         check(&luks_on_lvm, &["cryptsetup close root"]);
-        let lvm_on_luks = [layer("dm-0", crypt("all"), &["dm-1", "dm-2"]), layer("dm-1", Kind::Lvm, &[])];
+        let lvm_on_luks = [
+            layer("dm-0", crypt("all"), &["dm-1", "dm-2"]),
+            layer("dm-1", Kind::Lvm, &[]),
+        ];
         check(&lvm_on_luks, &["vgchange -an"]);
-        let luks_on_raid = [layer("md127", Kind::Md, &["dm-0"]), layer("dm-0", crypt("root"), &[])];
+        let luks_on_raid = [
+            layer("md127", Kind::Md, &["dm-0"]),
+            layer("dm-0", crypt("root"), &[]),
+        ];
         check(&luks_on_raid, &["cryptsetup close root"]);
         check(&luks_on_raid[..0], &[]);
-        check(&[layer("md127", Kind::Md, &[])], &["mdadm --stop /dev/md127"]);
+        check(
+            &[layer("md127", Kind::Md, &[])],
+            &["mdadm --stop /dev/md127"],
+        );
     }
 
     #[tokio::test]
@@ -172,7 +207,10 @@ mod tests {
         write("sys/block/vda/x", "");
         let script = Script::default().when("cryptsetup", Ended::answer(5, "", "in use"));
         let machine = Machine::scripted(root.path(), root.path(), script.clone());
-        assert_eq!(machine.close_layers(&CancellationToken::new()).await, ["dm-0"]);
+        assert_eq!(
+            machine.close_layers(&CancellationToken::new()).await,
+            ["dm-0"]
+        );
         assert_eq!(script.asked(), ["cryptsetup close root"]);
     }
 
@@ -184,7 +222,10 @@ mod tests {
                 .when("zpool list", Ended::answer(0, pools, ""))
                 .when("zpool export -a", Ended::answer(0, "", ""));
             let machine = Machine::scripted(root.path(), root.path(), script.clone());
-            machine.export_pools(&CancellationToken::new()).await.unwrap();
+            machine
+                .export_pools(&CancellationToken::new())
+                .await
+                .unwrap();
             assert_eq!(script.asked(), expected);
         };
         check("rpool\n", &[]).await;

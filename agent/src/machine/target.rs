@@ -32,10 +32,17 @@ impl Machine {
 
     /// Makes a command that runs one of the system's own programs inside it, with devices and firmware in reach.
     pub fn inside_target(&self, system: &StorePath, program: &str) -> Command {
-        let room = Room::at(TARGET).bind("/dev").bind("/proc").bind("/sys").empty("/run");
+        let room = Room::at(TARGET)
+            .bind("/dev")
+            .bind("/proc")
+            .bind("/sys")
+            .empty("/run");
         Command::new(format!("{system}/{program}"))
             .env("PATH", format!("{system}/sw/bin:{system}/sw/sbin"))
-            .env("LOCALE_ARCHIVE", format!("{system}/sw/lib/locale/locale-archive"))
+            .env(
+                "LOCALE_ARCHIVE",
+                format!("{system}/sw/lib/locale/locale-archive"),
+            )
             .inside(room)
     }
 

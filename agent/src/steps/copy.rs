@@ -44,17 +44,26 @@ impl<D: Deliveries> Step for Copy<'_, D> {
         }
         cx.waiting("the system's closure");
         self.deliveries.input(Input::System).await?;
-        if !self.machine.store_has(StoreRoot::Target, self.system).await? {
+        if !self
+            .machine
+            .store_has(StoreRoot::Target, self.system)
+            .await?
+        {
             return Err(Failure::new(format!("cannot install {}", self.system))
                 .because("it is not complete in the store below /mnt")
                 .hint("run the same command again; it sends what is missing")
                 .code("LF0303"));
         }
-        Ok(Done::new(Copied { system: self.system.clone() }))
+        Ok(Done::new(Copied {
+            system: self.system.clone(),
+        }))
     }
 
     async fn still_true(&self, proof: &Copied) -> bool {
-        let found = self.machine.store_has(StoreRoot::Target, &proof.system).await;
+        let found = self
+            .machine
+            .store_has(StoreRoot::Target, &proof.system)
+            .await;
         found.unwrap_or(false) && proof.system == *self.system
     }
 }

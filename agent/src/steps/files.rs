@@ -49,13 +49,20 @@ impl<D: Deliveries> Step for Files<'_, D> {
 
     /// Cheap to do again, and it heals what was changed in between.
     async fn still_true(&self, proof: &Placed) -> bool {
-        *proof == Placed { archive: None, host_keys: 0 } && !self.order.copy_host_keys
+        *proof
+            == Placed {
+                archive: None,
+                host_keys: 0,
+            }
+            && !self.order.copy_host_keys
     }
 }
 
 impl<D: Deliveries> Files<'_, D> {
     async fn unpack(&self, cx: &Context) -> Result<Option<String>, Failure> {
-        let Some(blob) = &self.order.extra_files else { return Ok(None) };
+        let Some(blob) = &self.order.extra_files else {
+            return Ok(None);
+        };
         cx.waiting("the extra files");
         let (archive, total) = (self.deliveries.blob(blob).await?, blob.size);
         let stop = cx.cancel_token().child_token();

@@ -73,10 +73,12 @@ impl Format<'_> {
     async fn consented(&self) -> Result<(), Failure> {
         let agreed = self.order.disks.clone();
         let check = move |machine: &Machine| {
-            agreed.iter().try_for_each(|disk| match machine.changed_since_consent(disk) {
-                None => Ok(()),
-                Some(change) => Err(refusal(disk, &change)),
-            })
+            agreed
+                .iter()
+                .try_for_each(|disk| match machine.changed_since_consent(disk) {
+                    None => Ok(()),
+                    Some(change) => Err(refusal(disk, &change)),
+                })
         };
         self.machine.blocking(check).await
     }
@@ -85,11 +87,20 @@ impl Format<'_> {
         let script = self.tools.script.as_str();
         let (command, verb) = (Command::new(script), verb(self.order.mode));
         let token = cx.cancel_token();
-        let ended = self.machine.programs().run(&command, &token, |_, line| cx.line(line)).await;
+        let ended = self
+            .machine
+            .programs()
+            .run(&command, &token, |_, line| cx.line(line))
+            .await;
         let ended = ended.map_err(|failure| failure.under(format!("cannot {verb} the disks")))?;
-        ended.success(&format!("cannot {verb} the disks")).map(drop).map_err(|failure| {
-            failure.hint("the lines above the error show which command of the script failed").code("LF0502")
-        })
+        ended
+            .success(&format!("cannot {verb} the disks"))
+            .map(drop)
+            .map_err(|failure| {
+                failure
+                    .hint("the lines above the error show which command of the script failed")
+                    .code("LF0502")
+            })
     }
 
     async fn formatted(&self) -> Formatted {
@@ -97,13 +108,27 @@ impl Format<'_> {
         let shown = |mount: &crate::machine::mounts::Mount| {
             format!("{} {} {}", mount.target.display(), mount.kind, mount.source)
         };
-        Formatted { layouts: self.layouts().await, mounts: mounts.iter().map(shown).collect() }
+        Formatted {
+            layouts: self.layouts().await,
+            mounts: mounts.iter().map(shown).collect(),
+        }
     }
 
     async fn layouts(&self) -> Vec<(String, String)> {
-        let mut devices: Vec<_> = self.order.disks.iter().map(|disk| disk.device.clone()).collect();
+        let mut devices: Vec<_> = self
+            .order
+            .disks
+            .iter()
+            .map(|disk| disk.device.clone())
+            .collect();
         if devices.is_empty() {
-            devices = self.machine.disks().await.into_iter().map(|disk| disk.device).collect();
+            devices = self
+                .machine
+                .disks()
+                .await
+                .into_iter()
+                .map(|disk| disk.device)
+                .collect();
         }
         let layouts = move |machine: &Machine| {
             let layout = |device: String| machine.layout(&device).map(|layout| (device, layout));

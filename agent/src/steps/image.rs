@@ -37,11 +37,16 @@ impl<D: Deliveries> Step for Image<'_, D> {
     async fn run(&self, cx: &Context) -> Result<Done<Arrived>, Failure> {
         cx.waiting("the installer's image");
         let path = self.deliveries.blob(self.blob).await?;
-        Ok(Done::new(Arrived { path, size: self.blob.size }))
+        Ok(Done::new(Arrived {
+            path,
+            size: self.blob.size,
+        }))
     }
 
     async fn still_true(&self, proof: &Arrived) -> bool {
         let (path, size) = (proof.path.clone(), proof.size);
-        self.machine.blocking(move |machine| machine.has_file(&path, size)).await
+        self.machine
+            .blocking(move |machine| machine.has_file(&path, size))
+            .await
     }
 }

@@ -35,7 +35,11 @@ impl Step for Inspect<'_> {
     async fn run(&self, _: &Context) -> Result<Done<Inspected>, Failure> {
         let disks = self.machine.disks().await;
         let (boot_id, firmware) = (self.machine.boot_id(), self.machine.firmware());
-        Ok(Done::new(Inspected { boot_id, firmware, disks }))
+        Ok(Done::new(Inspected {
+            boot_id,
+            firmware,
+            disks,
+        }))
     }
 
     async fn still_true(&self, proof: &Inspected) -> bool {

@@ -59,7 +59,10 @@ impl Step for Install<'_> {
                 .code("LF0602"));
         }
         let bootable = self.look().await?;
-        let installed = Installed { system: self.system.clone(), bootable };
+        let installed = Installed {
+            system: self.system.clone(),
+            bootable,
+        };
         Ok(match warning {
             None => Done::new(installed),
             Some(warning) => Done::warned(installed, warning),
@@ -79,9 +82,16 @@ impl Install<'_> {
         said: &mut Said,
     ) -> Result<Option<String>, Failure> {
         let command = Command::new(program)
-            .args(["--no-root-passwd", "--no-channel-copy", "--system", self.system.as_str()])
+            .args([
+                "--no-root-passwd",
+                "--no-channel-copy",
+                "--system",
+                self.system.as_str(),
+            ])
             .args(["--root", TARGET]);
-        self.run(&command, cx, said).await?.success("cannot install the system")?;
+        self.run(&command, cx, said)
+            .await?
+            .success("cannot install the system")?;
         Ok(None)
     }
 
@@ -103,18 +113,27 @@ impl Install<'_> {
             },
         )?;
         // parts of an activation may need a system that runs; all of it is done again at every boot
-        let warning = "the activation did not end well; continuing because it is done again at every boot";
+        let warning =
+            "the activation did not end well; continuing because it is done again at every boot";
         Ok((!activated.ok()).then(|| warning.to_owned()))
     }
 
-    async fn run(&self, command: &Command, cx: &Context, said: &mut Said) -> Result<Ended, Failure> {
+    async fn run(
+        &self,
+        command: &Command,
+        cx: &Context,
+        said: &mut Said,
+    ) -> Result<Ended, Failure> {
         let token = cx.cancel_token();
         let told = |line: &str| {
             said.hear(line);
             cx.line(line);
         };
         let mut told = told;
-        self.machine.programs().run(command, &token, |_, line| told(line)).await
+        self.machine
+            .programs()
+            .run(command, &token, |_, line| told(line))
+            .await
     }
 
     async fn look(&self) -> Result<Bootable, Failure> {

@@ -60,7 +60,10 @@ impl Step for Kexec<'_> {
         self.has_memory()?;
         let host_keys = self.prepare().await?;
         self.load(cx).await?;
-        Ok(Done::new(Loaded { boot_id: self.machine.boot_id(), host_keys }))
+        Ok(Done::new(Loaded {
+            boot_id: self.machine.boot_id(),
+            host_keys,
+        }))
     }
 
     /// An agent that starts again in the old system has to load anew: the kernel was not started.
@@ -82,7 +85,9 @@ impl Kexec<'_> {
             None | Some("none") => Ok(()),
             // an image that is signed may still be loaded; ours and the stock ones are not
             Some(level) => Err(refused
-                .because(format!("the kernel is locked down ({level}), as Secure Boot demands"))
+                .because(format!(
+                    "the kernel is locked down ({level}), as Secure Boot demands"
+                ))
                 .hint("turn Secure Boot off in the firmware, or boot an installer by hand")
                 .code("LF0402")),
         }
@@ -96,16 +101,28 @@ impl Kexec<'_> {
         let progress = move |done| told.progress(done, Some(total), Unit::Bytes);
         let unpacked = self.machine.blocking(move |machine| {
             // an image that ran once has its initrd changed in place
-            machine.unpack_afresh(&archive, &machine.kexec_dir(), Links::Inside, &stop, progress)
+            machine.unpack_afresh(
+                &archive,
+                &machine.kexec_dir(),
+                Links::Inside,
+                &stop,
+                progress,
+            )
         });
         unpacked.await
     }
 
     fn has_memory(&self) -> Result<(), Failure> {
-        let size = |name: &str| self.machine.size_of(&self.machine.kexec_dir().join("kexec").join(name));
+        let size = |name: &str| {
+            self.machine
+                .size_of(&self.machine.kexec_dir().join("kexec").join(name))
+        };
         let headline = "cannot boot the installer by kexec";
         let under = |failure: Failure| failure.under(headline).code("LF0403");
-        let (kernel, initrd) = (size("bzImage").map_err(under)?, size("initrd").map_err(under)?);
+        let (kernel, initrd) = (
+            size("bzImage").map_err(under)?,
+            size("initrd").map_err(under)?,
+        );
         // the image as it is loaded, and once more while the new kernel unpacks it
         let needed = kernel + 2 * initrd;
         let available = self.machine.memory_available();
@@ -114,8 +131,16 @@ impl Kexec<'_> {
         }
         let mib = |bytes: u64| bytes.div_ceil(1 << 20);
         Err(Failure::new(headline)
-            .because(format!("{} MiB of memory are available, {} MiB are needed", available >> 20, mib(needed)))
-            .because(format!("the kernel has {} MiB, its initrd {} MiB", mib(kernel), mib(initrd)))
+            .because(format!(
+                "{} MiB of memory are available, {} MiB are needed",
+                available >> 20,
+                mib(needed)
+            ))
+            .because(format!(
+                "the kernel has {} MiB, its initrd {} MiB",
+                mib(kernel),
+                mib(initrd)
+            ))
             .hint("stop programs on the target, or give the machine more memory")
             .code("LF0404"))
     }
@@ -123,14 +148,20 @@ impl Kexec<'_> {
     async fn prepare(&self) -> Result<Vec<String>, Failure> {
         let (run, authorized_key) = (self.run.clone(), self.order.authorized_key.clone());
         let prepare = move |machine: &Machine| {
-            let mut amendment = Amendment { authorized_key, host_keys: Vec::new(), run };
+            let mut amendment = Amendment {
+                authorized_key,
+                host_keys: Vec::new(),
+                run,
+            };
             let mut public = machine.public_host_keys();
             if !machine.has_host_keys() {
                 let key = HostKey::generate()?;
                 public = vec![key.public.trim_end().to_owned()];
                 let name = "ssh_host_ed25519_key";
-                amendment.host_keys =
-                    vec![(name.to_owned(), key.private), (format!("{name}.pub"), key.public)];
+                amendment.host_keys = vec![
+                    (name.to_owned(), key.private),
+                    (format!("{name}.pub"), key.public),
+                ];
             }
             machine.stand_in(&amendment)?;
             Ok(public)
@@ -155,7 +186,9 @@ impl Kexec<'_> {
             }
         }
         if !self.order.extra_flags.is_empty() {
-            command = command.arg("--kexec-extra-flags").arg(&self.order.extra_flags);
+            command = command
+                .arg("--kexec-extra-flags")
+                .arg(&self.order.extra_flags);
         }
         let mut said = false;
         let told = |line: &str| {
@@ -164,13 +197,23 @@ impl Kexec<'_> {
         };
         let mut told = told;
         let token = cx.cancel_token();
-        let ended = self.machine.programs().run(&command, &token, |_, line| told(line)).await;
+        let ended = self
+            .machine
+            .programs()
+            .run(&command, &token, |_, line| told(line))
+            .await;
         let ended = ended.map_err(|failure| failure.under("cannot boot the installer by kexec"))?;
-        if ended.ok() && said { Ok(()) } else { Err(self.explained(&ended).await) }
+        if ended.ok() && said {
+            Ok(())
+        } else {
+            Err(self.explained(&ended).await)
+        }
     }
 
     async fn explained(&self, ended: &Ended) -> Failure {
-        let mut failure = ended.failure("cannot boot the installer by kexec").code("LF0405");
+        let mut failure = ended
+            .failure("cannot boot the installer by kexec")
+            .code("LF0405");
         if ended.ok() {
             failure = failure.because(format!("it did not say `{MARKER}`"));
         }

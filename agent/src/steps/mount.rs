@@ -34,7 +34,10 @@ impl Step for Mount<'_> {
         }
         // nothing else may have been asked for; who wants to write to /mnt looks at the proof
         if let Some((_, DiskoMode::Format)) = self.formatted {
-            return Ok(Done::skipped(Mounts::default(), "a script of mode format mounts nothing"));
+            return Ok(Done::skipped(
+                Mounts::default(),
+                "a script of mode format mounts nothing",
+            ));
         }
         Err(self.missing())
     }
@@ -47,7 +50,14 @@ impl Step for Mount<'_> {
 
 impl Mount<'_> {
     fn mounts(&self) -> Mounts {
-        Mounts { mounts: self.machine.mounts_below(TARGET).iter().map(Into::into).collect() }
+        Mounts {
+            mounts: self
+                .machine
+                .mounts_below(TARGET)
+                .iter()
+                .map(Into::into)
+                .collect(),
+        }
     }
 
     fn missing(&self) -> Failure {

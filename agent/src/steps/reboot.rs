@@ -29,7 +29,9 @@ impl Step for Reboot<'_> {
     type Proof = Rebooting;
 
     async fn run(&self, _: &Context) -> Result<Done<Rebooting>, Failure> {
-        Ok(Done::new(Rebooting { boot_id: self.machine.boot_id() }))
+        Ok(Done::new(Rebooting {
+            boot_id: self.machine.boot_id(),
+        }))
     }
 
     async fn still_true(&self, proof: &Rebooting) -> bool {

@@ -40,7 +40,11 @@ impl Step for Seal<'_> {
             cx.line(format!("{open} stays open; nothing uses it"));
         }
         self.machine.blocking(Machine::sync).await;
-        Ok(Done::new(Sealed { unmounted, swaps, pools }))
+        Ok(Done::new(Sealed {
+            unmounted,
+            swaps,
+            pools,
+        }))
     }
 
     async fn still_true(&self, _: &Sealed) -> bool {

@@ -36,17 +36,26 @@ impl<D: Deliveries> Step for Tools<'_, D> {
     async fn run(&self, cx: &Context) -> Result<Done<ToolsReady>, Failure> {
         cx.waiting("the disko script");
         self.deliveries.input(Input::DiskoScript).await?;
-        if !self.machine.store_has(StoreRoot::Installer, self.script).await? {
+        if !self
+            .machine
+            .store_has(StoreRoot::Installer, self.script)
+            .await?
+        {
             return Err(Failure::new(format!("cannot use {}", self.script))
                 .because("it is not complete in the installer's store")
                 .hint("run the same command again; it sends what is missing")
                 .code("LF0302"));
         }
-        Ok(Done::new(ToolsReady { script: self.script.clone() }))
+        Ok(Done::new(ToolsReady {
+            script: self.script.clone(),
+        }))
     }
 
     async fn still_true(&self, proof: &ToolsReady) -> bool {
-        let found = self.machine.store_has(StoreRoot::Installer, &proof.script).await;
+        let found = self
+            .machine
+            .store_has(StoreRoot::Installer, &proof.script)
+            .await;
         found.unwrap_or(false) && proof.script == *self.script
     }
 }
