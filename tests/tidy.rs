@@ -22,6 +22,7 @@ const EDGES: &[(&str, &[&str])] = &[
 /// The rooms that do what is forbidden elsewhere: files, processes, sockets.
 const IO_ROOMS: &[&str] = &[
     "agent/src/machine/mod.rs",
+    "agent/src/tunnel.rs",
     "controller/src/local/mod.rs",
     "controller/src/remote/mod.rs",
     "proto/engine/src/journal.rs",
@@ -115,15 +116,19 @@ fn only_the_listed_rooms_do_io() {
 
 #[test]
 fn lints_are_opened_with_a_reason() {
-    let bare = lines().into_iter().filter_map(|(place, line)| {
-        let bare = concat!("#[", "allow(");
-        let whole = concat!("#![", "allow(");
-        (line.contains(bare) || line.contains(whole)).then_some(place)
-    });
-    none(
-        "lints opened by `allow` instead of `expect` with a reason",
-        bare,
-    );
+    let marks = [concat!("[", "allow("), concat!("[", "expect(")];
+    let mut bare = Vec::new();
+    for (path, text) in sources() {
+        for mark in marks {
+            let attributes = text
+                .split(mark)
+                .skip(1)
+                .filter_map(|rest| rest.split(']').next());
+            let silent = attributes.filter(|attribute| !attribute.contains("reason ="));
+            bare.extend(silent.map(|attribute| format!("{}: {mark}{attribute}", shown(&path))));
+        }
+    }
+    none("lints opened without a reason", bare);
 }
 
 #[test]
@@ -256,9 +261,10 @@ fn manifests() -> Vec<PathBuf> {
         .collect()
 }
 
-fn shown(path: PathBuf) -> String {
+fn shown(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
     path.strip_prefix(root())
-        .unwrap_or(&path)
+        .unwrap_or(path)
         .display()
         .to_string()
 }

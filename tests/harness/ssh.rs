@@ -57,7 +57,9 @@ impl Ssh {
 
     /// Waits until something that speaks ssh answers; cheaper than a login on a slow line.
     pub fn wait_banner(&self, deadline: Duration) -> Result<()> {
-        patience::until(&format!("ssh on port {}", self.port), deadline, || Ok(self.banner().ok()))
+        patience::until(&format!("ssh on port {}", self.port), deadline, || {
+            Ok(self.banner().ok())
+        })
     }
 
     /// Whether something that speaks ssh answers now.
@@ -66,7 +68,11 @@ impl Ssh {
         stream.set_read_timeout(Some(BANNER))?;
         let mut greeting = [0; 4];
         stream.read_exact(&mut greeting)?;
-        ensure!(&greeting == b"SSH-", "port {} does not speak ssh", self.port);
+        ensure!(
+            &greeting == b"SSH-",
+            "port {} does not speak ssh",
+            self.port
+        );
         Ok(())
     }
 
