@@ -105,12 +105,14 @@ fn only_the_listed_rooms_do_io() {
         .filter(|(_, text)| text.replace(char::is_whitespace, "").contains(opens))
         .map(|(path, _)| shown(path))
         .collect();
-    let unknown = rooms
-        .iter()
-        .filter(|room| !IO_ROOMS.contains(&room.as_str()));
+    let listed: BTreeSet<String> = IO_ROOMS.iter().map(|room| (*room).to_owned()).collect();
     none(
-        "rooms that open the I/O lint and are not in the list",
-        unknown,
+        "rooms that open the I/O lint and are not listed",
+        rooms.difference(&listed),
+    );
+    none(
+        "rooms that are listed and do no I/O",
+        listed.difference(&rooms),
     );
 }
 
