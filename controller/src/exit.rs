@@ -13,6 +13,7 @@ use std::{
 use landfall_proto::{
     event::{Event, Kind, Outcome},
     failure::Failure,
+    order::DiskoMode,
 };
 use serde::{Deserialize, Serialize};
 
@@ -163,9 +164,15 @@ pub struct Trail {
     begun: BTreeSet<String>,
     over: BTreeSet<String>,
     failed: Option<String>,
+    mode: Option<DiskoMode>,
 }
 
 impl Trail {
+    /// Sets what disko does to the disks; until then it is taken to erase them.
+    pub fn set_disko_mode(&mut self, mode: DiskoMode) {
+        self.mode = Some(mode);
+    }
+
     /// Takes an event in. Events seen twice change nothing.
     pub fn take(&mut self, event: &Event) {
         let Some(step) = event.step.clone() else {
@@ -203,12 +210,16 @@ impl Trail {
         let begun = |step: &str| self.begun.contains(step);
         let over = |step: &str| self.over.contains(step);
         let written = ["copy", "files", "install"];
+        let creates = self.mode != Some(DiskoMode::Mount);
+        let erases = creates && self.mode != Some(DiskoMode::Format);
         if over("verify") {
             MachineState::Verified
         } else if over("install") || agent(&self.over, "install") {
             MachineState::Installed
-        } else if over("disko") || agent(&self.begun, "format") {
+        } else if erases && (over("disko") || agent(&self.begun, "format")) {
             MachineState::Erased
+        } else if creates && agent(&self.begun, "format") {
+            MachineState::Written
         } else if written.iter().any(|step| agent(&self.begun, step)) {
             MachineState::Written
         } else if over("kexec") || begun("disko") || begun("install") {
@@ -490,6 +501,24 @@ mod tests {
             Verified,
             Exit::Changed,
         );
+    }
+
+    #[test]
+    fn mounting_erases_nothing() {
+        let events = [
+            ("kexec", done()),
+            ("disko", started()),
+            ("disko/format", started()),
+        ];
+        for (mode, state) in [
+            (DiskoMode::Disko, MachineState::Erased),
+            (DiskoMode::Format, MachineState::Written),
+            (DiskoMode::Mount, MachineState::Installer),
+        ] {
+            let mut trail = trail(&events);
+            trail.set_disko_mode(mode);
+            assert_eq!(trail.state(), state);
+        }
     }
 
     #[test]

@@ -140,7 +140,7 @@ fn frame(view: &View, now_ms: u64, link: Option<&str>, paint: Paint) -> Vec<Stri
         {
             let speaks = view.speaker().rsplit('/').next() == Some(&inner.name);
             let progress = view.progress(now_ms, true).filter(|_| speaks);
-            let time = text::span_ms(now_ms.saturating_sub(inner.began_ms));
+            let time = text::span_ms(now_ms.saturating_sub(inner.began_ms.unwrap_or(now_ms)));
             lines.push(format!(
                 "{}{}",
                 inner_head(&inner.name),

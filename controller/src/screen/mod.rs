@@ -10,7 +10,7 @@ mod json;
 mod lines;
 mod link;
 mod live;
-mod replay;
+pub mod replay;
 mod show;
 mod text;
 mod view;
@@ -26,12 +26,12 @@ use indicatif::ProgressDrawTarget;
 use landfall_proto::{
     event::{Event, Kind},
     facts::{Disk, Facts},
+    order::DiskoMode,
 };
 
 pub use self::{
     ask::Pause,
     disks::{disks_table, machine_line},
-    replay::replay,
     show::show,
 };
 use self::{
@@ -145,6 +145,11 @@ impl Screen {
         Self::with(kind, host, colors())
     }
 
+    /// Makes a screen that only records, for `landfall replay`.
+    pub fn recording(to: Box<dyn io::Write + Send>, host: &str) -> Self {
+        Self::with(Shown::Json(Json::new(to, host)), host, false)
+    }
+
     fn with(kind: Shown, host: &str, color: bool) -> Self {
         let shared = Shared {
             kind,
@@ -210,6 +215,11 @@ impl Screen {
     pub fn disks(&self, disks: &[Disk], erased: &[String]) {
         self.lock()
             .tell(Told::Disks(disks.to_vec(), erased.to_vec()));
+    }
+
+    /// Sets what disko does to the disks, for whoever asks for the trail.
+    pub fn set_disko_mode(&self, mode: DiskoMode) {
+        self.lock().trail.set_disko_mode(mode);
     }
 
     /// Returns what has happened to the machine so far.

@@ -33,7 +33,8 @@ pub(super) struct View {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Inner {
     pub(super) name: String,
-    pub(super) began_ms: u64,
+    /// Absent where its beginning was not seen.
+    pub(super) began_ms: Option<u64>,
     pub(super) ended_ms: Option<u64>,
     pub(super) status: Status,
 }
@@ -68,7 +69,9 @@ impl View {
                 // an event that does not follow shows a gap nobody can fill here; later ones are as good
                 let _ = self.state.apply(event);
                 if matches!(event.kind, Kind::StepStarted { .. }) {
-                    self.inner.clear();
+                    // what the agent has begun goes on in the next phase, but for what kexec ended
+                    self.inner
+                        .retain(|inner| inner.status == Status::Running && inner.name != "kexec");
                 }
             }
         }
@@ -138,7 +141,7 @@ impl View {
             Some(at) => {
                 let inner = &mut self.inner[at];
                 if began {
-                    inner.began_ms = event.at_ms;
+                    inner.began_ms = Some(event.at_ms);
                 }
                 (inner.ended_ms, inner.status) = (ended_ms, status);
             }
@@ -146,7 +149,7 @@ impl View {
                 let name = printable(name);
                 self.inner.push(Inner {
                     name,
-                    began_ms: event.at_ms,
+                    began_ms: began.then_some(event.at_ms),
                     ended_ms,
                     status,
                 });
@@ -158,8 +161,7 @@ impl View {
 impl Inner {
     /// Returns how long it took.
     pub(super) fn took_ms(&self) -> Option<u64> {
-        self.ended_ms
-            .map(|ended| ended.saturating_sub(self.began_ms))
+        Some(self.ended_ms?.saturating_sub(self.began_ms?))
     }
 }
 
@@ -384,8 +386,10 @@ pub(super) mod tests {
                 outcome: Outcome::Done,
             },
         ));
+        view.take(&event(3, 2000, "disko/copy", Kind::StepStarted { attempt: 1 }));
         view.take(&event(3, 2000, "install", Kind::StepStarted { attempt: 1 }));
-        assert!(view.inner.is_empty());
+        assert_eq!(view.inner.len(), 1, "what has begun goes on");
+        assert_eq!(view.inner[0].name, "copy");
         assert_eq!(view.took_ms("disko"), Some(2000));
     }
 }
