@@ -589,3 +589,178 @@ fn cannot_run(command: &Command, error: &dyn std::error::Error) -> Failure {
 fn stopped(command: &Command, why: &str) -> Failure {
     Failure::new(format!("cannot finish {}", command.argv[0])).because(why)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, time::Instant};
+
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        Command::new("sh").args(["-c", script])
+    }
+
+    async fn run(command: &Command) -> (Result<Ended, Failure>, Vec<(Stream, String)>) {
+        let mut lines = Vec::new();
+        let hear = |stream, line: &str| lines.push((stream, line.to_owned()));
+        let ended = Programs::Real
+            .run(command, &CancellationToken::new(), hear)
+            .await;
+        (ended, lines)
+    }
+
+    /// Waits until the process whose id is in a file is dead.
+    fn wait_for_end(file: &Path) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            let pid = fs::read_to_string(file).unwrap_or_default();
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            if !pid.is_empty() && (stat.is_empty() || stat.contains(") Z ")) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("a program outlived its owner");
+    }
+
+    #[tokio::test]
+    async fn program_sees_only_what_it_was_given() {
+        let command = shell("cat; echo $A $HOME; test -z \"$CARGO\"")
+            .env("A", "b")
+            .input("in\n");
+        let (ended, lines) = run(&command).await;
+        let ended = ended.unwrap().success("cannot test").unwrap();
+        assert_eq!(ended.stdout, "in\nb /root\n");
+        assert_eq!(lines[1], (Stream::Out, "b /root".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn failed_program_is_told_with_its_last_words() {
+        let (ended, lines) = run(&shell(
+            "yes long | head -n 400 >&2; printf 'no end' >&2; exit 3",
+        ))
+        .await;
+        let failure = ended.unwrap().success("cannot test").unwrap_err();
+        assert_eq!(failure.causes[..2], ["running sh", "exit code 3"]);
+        assert!(failure.causes[2].ends_with("long\nno end") && failure.causes[2].len() <= TAIL);
+        assert_eq!(lines.len(), 401);
+        let (ended, _) = run(&shell("kill -9 $$")).await;
+        assert_eq!(ended.unwrap().failure("x").causes[1], "ended by signal 9");
+        let (ended, _) = run(&Command::new("/nowhere/at/all")).await;
+        assert_eq!(ended.unwrap_err().what, "cannot run /nowhere/at/all");
+    }
+
+    #[tokio::test]
+    async fn nothing_outlives_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = |name: &str| {
+            let path = dir.path().join(name);
+            // in a process group of its own, as `timeout` would make one
+            let script = format!(
+                "timeout 600 sh -c 'echo $$ > {0}.new; mv {0}.new {0}; sleep 600'",
+                path.display()
+            );
+            (path, script)
+        };
+
+        let (path, script) = left("deadline");
+        let failure = run(&shell(&script).deadline(Duration::from_secs(1)))
+            .await
+            .0
+            .unwrap_err();
+        assert_eq!(failure.causes, ["it did not end within 1 s"]);
+        wait_for_end(&path);
+
+        let (path, script) = left("cancelled");
+        let token = CancellationToken::new();
+        let heard = token.clone();
+        let script = format!(
+            "({script}) & while ! test -e {}; do :; done; echo go; wait",
+            path.display()
+        );
+        let ended = Programs::Real
+            .run(&shell(&script), &token, move |_, _| heard.cancel())
+            .await;
+        assert_eq!(ended.unwrap_err().causes, ["the run was stopped"]);
+        wait_for_end(&path);
+
+        let (path, script) = left("background");
+        let script = format!(
+            "({script}) & while ! test -e {}; do :; done",
+            path.display()
+        );
+        assert!(run(&shell(&script)).await.0.unwrap().ok());
+        wait_for_end(&path);
+
+        let (path, script) = left("dropped");
+        let script = format!(
+            "({script}) & while ! test -e {}; do :; done; echo go; wait",
+            path.display()
+        );
+        let mut piped = Programs::Real.pipe(&shell(&script)).await.unwrap();
+        piped.stdout.read_u8().await.unwrap();
+        drop(piped);
+        wait_for_end(&path);
+    }
+
+    #[tokio::test]
+    async fn work_may_be_left_behind_only_by_success() {
+        let dir = tempfile::tempdir().unwrap();
+        for code in [0, 1] {
+            let path = dir.path().join(code.to_string());
+            let shown = path.display();
+            let script = format!("sleep 600 & echo $! > {shown}; exit {code}");
+            assert_eq!(
+                run(&shell(&script).leaves_work()).await.0.unwrap().code,
+                Some(code)
+            );
+            if code == 0 {
+                let pid = fs::read_to_string(&path).unwrap();
+                let pid = Pid::from_raw(pid.trim().parse().unwrap());
+                nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+            }
+            wait_for_end(&path);
+        }
+    }
+
+    #[tokio::test]
+    async fn room_shows_only_what_was_put_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut room = Room::at(dir.path().to_str().unwrap()).empty("/run");
+        for path in ["/usr", "/bin", "/lib", "/lib64", "/nix"] {
+            if Path::new(path).exists() {
+                room = room.bind(path);
+            }
+        }
+        let command = Command::new("/bin/sh")
+            .args(["-c", "pwd; echo x > /run/y; echo /*"])
+            .inside(room);
+        let ended = match run(&command).await.0 {
+            Ok(ended) => ended,
+            Err(failure) => {
+                // only root may make rooms
+                assert_eq!(failure.causes, ["Operation not permitted (os error 1)"]);
+                return;
+            }
+        };
+        assert!(ended.stdout.starts_with("/\n/bin /lib "), "{ended:?}");
+        assert!(!ended.stdout.contains("/tmp"), "{ended:?}");
+        let left = fs::read_dir(dir.path().join("run")).unwrap().count();
+        assert_eq!(left, 0, "the room is gone with its program");
+    }
+
+    #[tokio::test]
+    async fn script_answers_and_remembers() {
+        let script = Script::default().when("zpool list", Ended::answer(0, "tank\n", ""));
+        let programs = Programs::Scripted(script.clone());
+        let list = Command::new("zpool").args(["list", "-H"]);
+        assert_eq!(programs.ask(&list).await.unwrap().stdout, "tank\n");
+        assert!(
+            programs
+                .ask(&Command::new("zpool").arg("export"))
+                .await
+                .is_err()
+        );
+        assert_eq!(script.asked(), ["zpool list -H", "zpool export"]);
+    }
+}

@@ -30,6 +30,8 @@ mod session;
 pub mod signature;
 pub mod spool;
 pub mod stack;
+#[cfg(test)]
+pub(crate) mod stage;
 mod target;
 
 use command::{Programs, Script};

@@ -67,3 +67,40 @@ impl<D: Deliveries> Step for Copy<'_, D> {
         found.unwrap_or(false) && proof.system == *self.system
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use landfall_proto::facts::Mounted;
+
+    use super::*;
+    use crate::{
+        machine::{command::Ended, stage::Stage},
+        steps::rehearsal::{Delivered, run},
+    };
+
+    const SYSTEM: &str = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-nixos-system-x";
+
+    async fn copy(mounts: Vec<Mounted>, answer: Ended) -> Result<Copied, Failure> {
+        let line = "nix-store --store local?root=/mnt --check-validity";
+        let stage = Stage::new().nix(&[(line, answer)]);
+        let (machine, deliveries) = (stage.machine(), Delivered("/".into()));
+        let (system, mounts) = (SYSTEM.parse().unwrap(), Mounts { mounts });
+        run(&Copy {
+            machine: &machine,
+            deliveries: &deliveries,
+            system: &system,
+            mounts: &mounts,
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn word_of_the_controller_is_checked() {
+        let mounts = || vec![Mounted::default()];
+        assert!(copy(mounts(), Ended::answer(0, "", "")).await.is_ok());
+        let invalid = Ended::answer(1, "", "error: path is not valid");
+        assert_eq!(copy(mounts(), invalid).await.unwrap_err().code, "LF0303");
+        let nowhere = copy(Vec::new(), Ended::answer(0, "", "")).await;
+        assert_eq!(nowhere.unwrap_err().code, "LF0503");
+    }
+}

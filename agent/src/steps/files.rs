@@ -76,3 +76,53 @@ impl<D: Deliveries> Files<'_, D> {
         Ok(Some(blob.hash.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        machine::stage::Stage,
+        steps::rehearsal::{Delivered, blob, run},
+    };
+
+    #[tokio::test]
+    async fn files_and_host_keys_come_to_their_places() {
+        let stage = Stage::new()
+            .file("mnt/etc/hostname", "old")
+            .file("etc/ssh/ssh_host_ed25519_key", "the installer's")
+            .file("etc/ssh/ssh_host_rsa_key", "the installer's");
+        let archive = stage.tarball(&[
+            ("etc/hostname", "new"),
+            ("etc/ssh/ssh_host_rsa_key", "given"),
+        ]);
+        let order = System {
+            toplevel: "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-x"
+                .parse()
+                .unwrap(),
+            extra_files: Some(blob(1)),
+            copy_host_keys: true,
+        };
+        let (machine, deliveries, mounts) =
+            (stage.machine(), Delivered(archive), Mounts::default());
+        let step = Files {
+            machine: &machine,
+            deliveries: &deliveries,
+            order: &order,
+            mounts: &mounts,
+        };
+        let placed = run(&step).await.unwrap();
+        assert_eq!(
+            placed,
+            Placed {
+                archive: Some("0".repeat(64)),
+                host_keys: 1
+            }
+        );
+        assert_eq!(stage.read("mnt/etc/hostname"), "new");
+        assert_eq!(stage.read("mnt/etc/ssh/ssh_host_rsa_key"), "given");
+        assert_eq!(
+            stage.read("mnt/etc/ssh/ssh_host_ed25519_key"),
+            "the installer's"
+        );
+    }
+}

@@ -151,3 +151,80 @@ fn refusal(disk: &ConsentedDisk, change: &str) -> Failure {
         .hint("look at the disks with `landfall check`, correct the configuration and run the command again")
         .code("LF0501")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        machine::{command::Ended, stage::Stage},
+        steps::rehearsal::run,
+    };
+
+    const SCRIPT: &str = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-disko";
+
+    async fn format(stage: &Stage, serial: &str, mode: DiskoMode) -> Result<Formatted, Failure> {
+        let serial = Some(serial.to_owned());
+        let disk = ConsentedDisk {
+            device: "/dev/vda".to_owned(),
+            size: 1 << 30,
+            serial,
+        };
+        let order = Disko {
+            script: SCRIPT.parse().unwrap(),
+            mode,
+            disks: vec![disk],
+        };
+        let tools = ToolsReady {
+            script: order.script.clone(),
+        };
+        let machine = stage.machine();
+        run(&Format {
+            machine: &machine,
+            order: &order,
+            tools: &tools,
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn only_the_disk_that_was_agreed_to_is_formatted() {
+        let stage = Stage::new()
+            .mounted()
+            .answer(SCRIPT, Ended::answer(0, "", "+ sgdisk"));
+        let failure = format(&stage, "B", DiskoMode::Disko).await.unwrap_err();
+        let said = "refusing to format /dev/vda, which is not the disk that was agreed to (serial B, now A)";
+        assert_eq!(
+            (failure.what.as_str(), failure.code.as_str()),
+            (said, "LF0501")
+        );
+        assert_eq!(stage.asked(), [""; 0]);
+
+        let formatted = format(&stage, "A", DiskoMode::Disko).await.unwrap();
+        assert_eq!(stage.asked(), [SCRIPT]);
+        assert_eq!(
+            formatted.layouts,
+            [("/dev/vda".to_owned(), "1073741824 []".to_owned())]
+        );
+        assert_eq!(formatted.mounts, ["/mnt ext4 /dev/vda"]);
+    }
+
+    #[tokio::test]
+    async fn mounting_asks_for_no_consent() {
+        let stage = Stage::new()
+            .mounted()
+            .answer(SCRIPT, Ended::answer(0, "", ""));
+        assert!(format(&stage, "B", DiskoMode::Mount).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn script_that_failed_is_a_failure() {
+        let answer = Ended::answer(1, "", "/dev/vda1 is apparently in use by the system");
+        let stage = Stage::new().disk().answer(SCRIPT, answer);
+        let failure = format(&stage, "A", DiskoMode::Disko).await.unwrap_err();
+        assert_eq!(failure.what, "cannot format the disks");
+        assert_eq!(
+            failure.causes[2],
+            "/dev/vda1 is apparently in use by the system"
+        );
+    }
+}

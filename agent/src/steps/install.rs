@@ -167,3 +167,104 @@ impl Said {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{machine::stage::Stage, steps::rehearsal::run};
+
+    const SYSTEM: &str = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-nixos-system-x";
+
+    /// A target on which the boot loader is as it should be.
+    fn stage() -> Stage {
+        let entry = format!("linux /k\ninitrd /i\noptions init={SYSTEM}/init\n");
+        Stage::new()
+            .mounted()
+            .link("mnt/nix/var/nix/profiles/system", SYSTEM)
+            .file("mnt/boot/loader/entries/nixos-generation-1.conf", &entry)
+            .file("mnt/boot/k", "kernel")
+            .file("mnt/boot/i", "initrd")
+            .file("mnt/boot/EFI/BOOT/BOOTX64.EFI", "x")
+    }
+
+    async fn install(stage: &Stage, firmware: Firmware) -> Result<Installed, Failure> {
+        let (machine, system) = (stage.machine(), SYSTEM.parse().unwrap());
+        run(&Install {
+            machine: &machine,
+            system: &system,
+            firmware,
+        })
+        .await
+    }
+
+    fn by_nixos_install(answer: Ended) -> Stage {
+        stage()
+            .file("usr/bin/nixos-install", "")
+            .answer("/usr/bin/nixos-install", answer)
+    }
+
+    #[tokio::test]
+    async fn installer_with_nixos_install_uses_it() {
+        let stage = by_nixos_install(Ended::answer(0, "installation finished!\n", ""));
+        let installed = install(&stage, Firmware::Uefi).await.unwrap();
+        assert_eq!(installed.bootable.loader, "systemd-boot");
+        let line = format!(
+            "/usr/bin/nixos-install --no-root-passwd --no-channel-copy --system {SYSTEM} --root /mnt"
+        );
+        assert_eq!(stage.asked(), [line]);
+        assert_eq!(stage.read("mnt/etc/NIXOS"), "");
+    }
+
+    #[tokio::test]
+    async fn boot_loader_that_failed_is_a_failure_whatever_its_exit_code() {
+        let full = Ended::answer(
+            0,
+            "",
+            "cp: error writing '/boot/k': No space left on device",
+        );
+        let failure = install(&by_nixos_install(full), Firmware::Uefi)
+            .await
+            .unwrap_err();
+        assert_eq!(failure.code, "LF0602");
+        assert_eq!(
+            failure.causes[0],
+            "it said: cp: error writing '/boot/k': No space left on device"
+        );
+
+        let nothing_done = by_nixos_install(Ended::answer(0, "", "")).file("mnt/boot/k", "");
+        assert_eq!(
+            install(&nothing_done, Firmware::Uefi)
+                .await
+                .unwrap_err()
+                .code,
+            "LF0601"
+        );
+    }
+
+    #[tokio::test]
+    async fn another_system_in_the_profile_is_a_failure() {
+        let stage = Stage::new()
+            .mounted()
+            .file("usr/bin/nixos-install", "")
+            .answer("/usr/bin/nixos-install", Ended::answer(0, "", ""));
+        let failure = install(&stage, Firmware::Uefi).await.unwrap_err();
+        assert_eq!(failure.causes, ["the system profile leads to nothing"]);
+    }
+
+    #[tokio::test]
+    async fn installer_without_nixos_install_needs_none() {
+        let activate = format!("{SYSTEM}/activate");
+        let switch = format!("{SYSTEM}/bin/switch-to-configuration boot");
+        let stage = stage()
+            .nix(&[("nix-env", Ended::answer(0, "", ""))])
+            .answer(&activate, Ended::answer(1, "", "no such user"))
+            .answer(&switch, Ended::answer(0, "", ""));
+        install(&stage, Firmware::Uefi).await.unwrap();
+        let profile =
+            "/usr/bin/nix-env --store local?root=/mnt -p /mnt/nix/var/nix/profiles/system --set";
+        assert_eq!(
+            stage.asked(),
+            [format!("{profile} {SYSTEM}"), activate, switch]
+        );
+    }
+}

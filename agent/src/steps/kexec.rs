@@ -224,3 +224,124 @@ impl Kexec<'_> {
         failure.hint("the old system still runs; see its whole log with `dmesg`")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        machine::stage::Stage,
+        steps::rehearsal::{blob, run},
+    };
+
+    const MEMORY: &str = "MemAvailable: 1024 kB\n";
+    const SAID: &str = "+ kexec --load\nmachine will boot into nixos in 6s...\n";
+
+    /// An old system that needs a kernel of 100 bytes and an initrd of 1000.
+    fn stage(answer: Ended) -> (Stage, String) {
+        let stage = Stage::new().file("proc/meminfo", MEMORY);
+        let program = stage
+            .root()
+            .join("run/landfall/kexec/kexec/run")
+            .display()
+            .to_string();
+        (stage.answer(&program, answer), program)
+    }
+
+    async fn load(stage: &Stage, extra_flags: &str) -> Result<Loaded, Failure> {
+        let (kernel, initrd) = ("k".repeat(100), "i".repeat(1000));
+        let files = [
+            ("kexec/run", "#!"),
+            ("kexec/bzImage", &kernel),
+            ("kexec/initrd", &initrd),
+        ];
+        let image = Arrived {
+            path: stage.tarball(&files),
+            size: 4096,
+        };
+        let order = order::Kexec {
+            image: blob(4096),
+            extra_flags: extra_flags.to_owned(),
+            authorized_key: "ssh-ed25519 AAAA run".to_owned(),
+        };
+        let (machine, name) = (stage.machine(), RunId::from_bytes([7; 16]));
+        run(&Kexec {
+            machine: &machine,
+            run: &name,
+            order: &order,
+            image: &image,
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn installer_is_loaded_with_what_it_needs_to_be_entered() {
+        let (stage, program) = stage(Ended::answer(0, SAID, ""));
+        let loaded = load(&stage, "--reset-vga --x").await.unwrap();
+        assert_eq!(loaded.boot_id, "boot-1");
+        assert_eq!(
+            stage.asked(),
+            [format!("{program} --kexec-extra-flags --reset-vga --x")]
+        );
+        let amendment: Amendment =
+            serde_json::from_str(&stage.read("run/landfall/kexec/amend.json")).unwrap();
+        assert_eq!(amendment.run.as_str(), "07".repeat(16));
+        assert_eq!(amendment.authorized_key, "ssh-ed25519 AAAA run");
+        // this system has no host keys: the installer's is told, so that it can be known again
+        assert_eq!(amendment.host_keys[1].1.trim_end(), loaded.host_keys[0]);
+    }
+
+    #[tokio::test]
+    async fn host_keys_of_the_old_system_stay() {
+        let (stage, _) = stage(Ended::answer(0, SAID, ""));
+        let stage = stage.file("etc/ssh/ssh_host_rsa_key.pub", "ssh-rsa BBBB\n");
+        assert_eq!(load(&stage, "").await.unwrap().host_keys, ["ssh-rsa BBBB"]);
+    }
+
+    #[tokio::test]
+    async fn script_that_does_not_say_so_has_not_loaded() {
+        let (stage, _) = stage(Ended::answer(0, "nothing\n", ""));
+        let failure = load(&stage, "").await.unwrap_err();
+        assert_eq!(failure.code, "LF0405");
+        assert!(failure.causes[2].contains(MARKER), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn script_that_fails_after_saying_so_has_not_loaded() {
+        let (stage, _) = stage(Ended::answer(
+            1,
+            SAID,
+            "kexec_load failed: Operation not permitted",
+        ));
+        let failure = load(&stage, "").await.unwrap_err();
+        assert_eq!(
+            failure.causes[1..],
+            ["exit code 1", "kexec_load failed: Operation not permitted"]
+        );
+    }
+
+    #[tokio::test]
+    async fn kernel_that_takes_no_other_is_not_asked() {
+        let check = async |file: &str, content: &str, code: &str| {
+            let (stage, _) = stage(Ended::answer(0, SAID, ""));
+            let stage = stage.file(file, content);
+            assert_eq!(load(&stage, "").await.unwrap_err().code, code);
+            assert_eq!(stage.asked(), [""; 0]);
+        };
+        check("proc/sys/kernel/kexec_load_disabled", "1\n", "LF0401").await;
+        check(
+            "sys/kernel/security/lockdown",
+            "none [integrity] confidentiality\n",
+            "LF0402",
+        )
+        .await;
+        check("proc/meminfo", "MemAvailable: 2 kB\n", "LF0404").await;
+        let (stage, _) = stage(Ended::answer(0, SAID, ""));
+        let stage = stage
+            .file("proc/sys/kernel/kexec_load_disabled", "0\n")
+            .file(
+                "sys/kernel/security/lockdown",
+                "[none] integrity confidentiality\n",
+            );
+        assert!(load(&stage, "").await.is_ok());
+    }
+}

@@ -19,6 +19,8 @@ mod install;
 mod kexec;
 mod mount;
 mod reboot;
+#[cfg(test)]
+mod rehearsal;
 mod seal;
 mod tools;
 

@@ -72,3 +72,35 @@ impl Mount<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{machine::stage::Stage, steps::rehearsal::run};
+
+    #[tokio::test]
+    async fn memory_is_not_taken_for_a_disk() {
+        let formatted = Formatted {
+            layouts: Vec::new(),
+            mounts: Vec::new(),
+        };
+        let mount = async |stage: &Stage, mode: Option<DiskoMode>| {
+            let machine = stage.machine();
+            let formatted = mode.map(|mode| (&formatted, mode));
+            run(&Mount {
+                machine: &machine,
+                formatted,
+            })
+            .await
+        };
+        for mode in [None, Some(DiskoMode::Disko), Some(DiskoMode::Mount)] {
+            assert_eq!(mount(&Stage::new(), mode).await.unwrap_err().code, "LF0503");
+        }
+        assert_eq!(
+            mount(&Stage::new(), Some(DiskoMode::Format)).await,
+            Ok(Mounts::default())
+        );
+        let mounts = mount(&Stage::new().mounted(), None).await.unwrap();
+        assert_eq!(mounts.mounts[0].target, "/mnt");
+    }
+}

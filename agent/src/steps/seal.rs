@@ -51,3 +51,27 @@ impl Step for Seal<'_> {
         self.machine.mounts_below(TARGET).is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{machine::stage::Stage, steps::rehearsal::run};
+
+    #[tokio::test]
+    async fn nothing_stays_in_use() {
+        let swaps = "Filename Type Size Used Priority\n/dev/vda2 partition 1 0 -2\n/dev/zram0 partition 1 0 5\n";
+        let stage = Stage::new().mounted().file("proc/swaps", swaps);
+        let machine = stage.machine();
+        let sealed = run(&Seal { machine: &machine }).await.unwrap();
+        let swaps = vec!["/dev/vda2".to_owned()];
+        assert_eq!(
+            sealed,
+            Sealed {
+                unmounted: 1,
+                swaps,
+                pools: Vec::new()
+            }
+        );
+        assert!(!machine.is_mount_point(TARGET));
+    }
+}
