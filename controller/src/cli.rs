@@ -2,7 +2,7 @@
 //!
 //! Reads nothing but its arguments. An option is here only if it does what its help says.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use landfall_proto::{failure::Failure, order::DiskoMode};
@@ -53,20 +53,6 @@ pub enum Command {
         /// Show the output of programs too
         #[arg(short, long, action = ArgAction::Count)]
         verbose: u8,
-    },
-    /// Answers a question of ssh; ssh starts it
-    #[command(name = "__askpass", hide = true, disable_help_flag = true)]
-    Askpass {
-        /// As ssh hands them over
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
-    },
-    /// Tells ssh which host keys are the machine's; ssh starts it
-    #[command(name = "__known-hosts", hide = true, disable_help_flag = true)]
-    KnownHosts {
-        /// As ssh hands them over
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<OsString>,
     },
 }
 
@@ -462,20 +448,5 @@ mod tests {
                 .all(|warning| warning.contains("; continuing because ")),
             "{warnings:?}"
         );
-    }
-
-    #[test]
-    fn helpers_of_ssh_take_any_words() {
-        let words = [
-            "landfall",
-            "__known-hosts",
-            "-h",
-            "ssh-ed25519",
-            "AAAA",
-            "--",
-            "-x",
-        ];
-        let command = Cli::try_parse_from(words).unwrap().command();
-        assert!(matches!(command, Command::KnownHosts { args } if args.len() == 5));
     }
 }

@@ -27,9 +27,9 @@ pub enum Exit {
     Untouched = 1,
     /// The command line is wrong. clap's own code.
     Usage = 2,
-    /// Failed after the point of no return. The same command takes it up again.
+    /// Failed after the point of no return.
     Changed = 3,
-    /// Contact was lost; the agent may be going on. The same command looks.
+    /// Contact was lost; the agent may be going on.
     Unknown = 4,
     /// Installed, but the machine did not come back as expected. Look at its console.
     Unverified = 5,
@@ -71,13 +71,10 @@ impl Exit {
                 "fix, run again, or walk away",
             ),
             Self::Usage => ("the command line is wrong", "read the help"),
-            Self::Changed => (
-                "failed after the point of no return",
-                "run again: it goes on",
-            ),
+            Self::Changed => ("failed after the point of no return", "run again"),
             Self::Unknown => (
                 "contact lost; the agent may be going on",
-                "run again: it looks",
+                "look, then run again",
             ),
             Self::Unverified => ("installed, but not back as expected", "look at the console"),
             Self::Bug => ("a bug of landfall", "report it"),
@@ -292,7 +289,7 @@ impl Ended {
 
     /// Somebody pressed ctrl-c.
     pub fn interrupted(trail: &Trail) -> Self {
-        let failure = Failure::new("stopped by ctrl-c").hint("the same command takes it up again");
+        let failure = Failure::new("stopped by ctrl-c").hint("run the same command again");
         Self {
             exit: Exit::Interrupted,
             state: trail.state(),

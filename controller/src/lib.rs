@@ -5,6 +5,14 @@
 pub mod cli;
 pub mod request;
 
+pub mod operate;
+
+pub mod story;
+
+pub mod phases;
+
+pub mod desk;
+
 pub mod exit;
 pub mod screen;
 

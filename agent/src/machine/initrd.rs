@@ -124,11 +124,9 @@ fn archive(
         .into_iter()
         .map(|name| Path::new(OsStr::from_bytes(name)))
         .collect();
-    let inside = |name: &Path| {
-        name.strip_prefix("./")
-            .unwrap_or(name)
-            .to_string_lossy()
-            .into_owned()
+    let inside = |name: &Path| match name.strip_prefix(".") {
+        Ok(rest) if rest != Path::new("") => rest.to_string_lossy().into_owned(),
+        _ => name.to_string_lossy().into_owned(),
     };
     for name in &names {
         let more = amendment.filter(|_| inside(name) == AUTHORIZED_KEYS);
@@ -295,6 +293,7 @@ mod tests {
         assert_eq!(found["addrs.json"].1, "[1]");
         assert_eq!(found["link"], (0o120_777, "addrs.json".to_owned()));
         assert_eq!(found["ssh"].0 & 0o170_000, 0o040_000);
+        assert_eq!(found["."].0 & 0o170_000, 0o040_000);
         assert_eq!(found.len(), 4);
     }
 

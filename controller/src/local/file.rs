@@ -42,6 +42,42 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     }
 }
 
+/// Opens a file to read its lines.
+pub fn open(path: &Path) -> Result<std::io::BufReader<fs::File>, Failure> {
+    let opened = fs::File::open(path);
+    opened.map(std::io::BufReader::new).map_err(|error| cannot("read", path).caused_by(&error))
+}
+
+/// A file that is read piece by piece.
+#[derive(Debug)]
+pub struct Reader {
+    file: tokio::fs::File,
+    path: std::path::PathBuf,
+}
+
+/// Opens a file to read it from an offset on.
+pub fn read_from(path: &Path, offset: u64) -> Result<Reader, Failure> {
+    use std::io::{Seek, SeekFrom};
+    let opened = fs::File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(file)
+    });
+    let file = opened.map_err(|error| cannot("read", path).caused_by(&error))?;
+    Ok(Reader { file: tokio::fs::File::from_std(file), path: path.to_owned() })
+}
+
+impl Reader {
+    /// Returns the next piece, at most `most` bytes long; empty at the end.
+    pub async fn next(&mut self, most: usize) -> Result<Vec<u8>, Failure> {
+        use tokio::io::AsyncReadExt;
+        let mut piece = Vec::with_capacity(most);
+        let mut limited = (&mut self.file).take(most as u64);
+        let read = limited.read_to_end(&mut piece).await;
+        read.map_err(|error| cannot("read", &self.path).caused_by(&error))?;
+        Ok(piece)
+    }
+}
+
 /// Opens a file for appending that only we can read.
 pub fn append_private(path: &Path) -> Result<fs::File, Failure> {
     let opened = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);

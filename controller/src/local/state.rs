@@ -141,6 +141,14 @@ impl RunFolder {
         self.0.join("key.pub")
     }
 
+    /// Keeps the packed extra files until the run ends, and returns where.
+    pub fn keep_archive(&self, file: tempfile::NamedTempFile) -> Result<PathBuf, Failure> {
+        let path = self.0.join("extra-files.tar");
+        // the archive lies in the temporary folder, which may be another file system
+        fs::copy(file.path(), &path).map_err(|error| cannot("write", &path).caused_by(&error))?;
+        Ok(path)
+    }
+
     /// Returns the log for people.
     pub fn log(&self) -> PathBuf {
         self.0.join("log.txt")

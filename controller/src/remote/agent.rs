@@ -137,7 +137,7 @@ impl Link {
     /// Lets the agent look at the machine.
     pub async fn inspect(&self) -> Result<Facts, LinkError> {
         let reply = self
-            .call(INSPECT, async |mut client: Client| client.inspect(v1::InspectRequest {}).await)
+            .call(INSPECT, |mut client: Client| async move { client.inspect(v1::InspectRequest {}).await })
             .await?;
         wire::facts_from_wire(&reply.facts).map_err(|error| unreadable(&error))
     }
@@ -150,7 +150,10 @@ impl Link {
             order: wire::order_to_wire(order),
         };
         let reply = self
-            .call(CALL, async |mut client: Client| client.start(request.clone()).await)
+            .call(CALL, |mut client: Client| {
+                let request = request.clone();
+                async move { client.start(request).await }
+            })
             .await?;
         match reply.outcome() {
             Outcome::Started => Ok(Started::Now),
@@ -164,14 +167,20 @@ impl Link {
     pub async fn supply(&self, run: &RunId, input: Input) -> Result<(), LinkError> {
         let request =
             v1::SupplyRequest { run_id: run.to_string(), input: input.name().to_owned() };
-        self.call(CALL, async |mut client: Client| client.supply(request.clone()).await).await?;
+        self.call(CALL, |mut client: Client| {
+                let request = request.clone();
+                async move { client.supply(request).await }
+            }).await?;
         Ok(())
     }
 
     /// Stops the run.
     pub async fn abort(&self, run: &RunId, by: &str) -> Result<(), LinkError> {
         let request = v1::AbortRequest { run_id: run.to_string(), by: by.to_owned() };
-        self.call(CALL, async |mut client: Client| client.abort(request.clone()).await).await?;
+        self.call(CALL, |mut client: Client| {
+                let request = request.clone();
+                async move { client.abort(request).await }
+            }).await?;
         Ok(())
     }
 
@@ -179,9 +188,25 @@ impl Link {
     pub async fn release(&self, run: &RunId, next: u64) -> Result<bool, LinkError> {
         let request = v1::ReleaseRequest { run_id: run.to_string(), next };
         let reply = self
-            .call(CALL, async |mut client: Client| client.release(request.clone()).await)
+            .call(CALL, |mut client: Client| {
+                let request = request.clone();
+                async move { client.release(request).await }
+            })
             .await?;
         Ok(reply.released)
+    }
+
+    /// Lets go of a machine: of the run that ended there, or, where none was begun, of the agent itself.
+    pub async fn leave(&self, run: Option<&RunId>, next: u64) {
+        let run_id = run.map(RunId::to_string).unwrap_or_default();
+        let request = v1::ReleaseRequest { run_id, next };
+        // an agent that is gone already was meant to be
+        let _ = self
+            .call(CALL, |mut client: Client| {
+                let request = request.clone();
+                async move { client.release(request).await }
+            })
+            .await;
     }
 
     /// Closes the connection. The next call makes a new one.
@@ -190,11 +215,15 @@ impl Link {
     }
 
     /// Makes a call until it is answered, the agent says no, or the machine is lost for too long.
-    async fn call<T>(
+    async fn call<T, F>(
         &self,
         patience: Duration,
-        call: impl AsyncFn(Client) -> Result<Response<T>, Status>,
-    ) -> Result<T, LinkError> {
+        call: impl Fn(Client) -> F + Sync,
+    ) -> Result<T, LinkError>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+        T: Send,
+    {
         loop {
             let session = self.session().await?;
             let answer = tokio::time::timeout(patience, call(session.client())).await;

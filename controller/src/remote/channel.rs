@@ -50,11 +50,11 @@ pub(super) async fn connect(
     let (pulse, fate) = (tunnel.pulse(), tunnel.fate());
     let stream = match trust.greet(tunnel).await {
         Ok(stream) => stream,
-        Err(error) => return Err(why(&fate, &error).await),
+        Err(error) => return Err(why(&fate, trouble::whole(&error)).await),
     };
     let channel = match open(stream, purpose).await {
         Ok(channel) => channel,
-        Err(error) => return Err(why(&fate, &error).await),
+        Err(error) => return Err(why(&fate, trouble::whole(&error)).await),
     };
     let max = match purpose {
         Use::Control => wire::CONTROL_MESSAGE_MAX,
@@ -98,13 +98,12 @@ pub(super) async fn hello(connection: &Connection, controller: u64) -> Result<He
 impl Connection {
     /// Says why the connection is over; `words` are the transport's own.
     pub(super) async fn why(&self, words: &str) -> LinkError {
-        why(&self.fate, &io::Error::other(words.to_owned())).await
+        why(&self.fate, words.to_owned()).await
     }
 }
 
 /// Ssh's own words come first: a broken pipe only shows that ssh has ended.
-async fn why(fate: &Fate, error: &(dyn std::error::Error + 'static)) -> LinkError {
-    let words = trouble::whole(error);
+async fn why(fate: &Fate, words: String) -> LinkError {
     if tls::is_distrust(&words) {
         return LinkError::Distrust(words);
     }

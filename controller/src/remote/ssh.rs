@@ -24,6 +24,8 @@ enum HostKeys {
     Look { log: PathBuf, trust: Trust },
     /// The key in this known_hosts file under this alias, and no other.
     Pinned { file: PathBuf, alias: String },
+    /// The same, once the first key that is shown was written there.
+    First { file: PathBuf, alias: String },
 }
 
 /// Which key is good enough to log in while nothing is pinned yet.
@@ -125,6 +127,14 @@ impl Ssh {
     pub fn pinned(mut self, file: &Path, alias: &str) -> Self {
         let alias = alias.to_owned();
         self.host_keys = Some(HostKeys::Pinned { file: file.to_owned(), alias });
+        self
+    }
+
+    /// Takes the first key that the machine shows under this alias, and from then on only that one.
+    #[must_use]
+    pub fn accepting(mut self, file: &Path, alias: &str) -> Self {
+        let alias = alias.to_owned();
+        self.host_keys = Some(HostKeys::First { file: file.to_owned(), alias });
         self
     }
 
@@ -249,6 +259,15 @@ impl Ssh {
                 ("GlobalKnownHostsFile", "/dev/null".to_owned()),
                 ("KnownHostsCommand", "none".to_owned()),
                 ("StrictHostKeyChecking", "yes".to_owned()),
+                ("HostKeyAlias", alias.clone()),
+                ("VerifyHostKeyDNS", "no".to_owned()),
+                ("UpdateHostKeys", "no".to_owned()),
+            ],
+            Some(HostKeys::First { file, alias }) => vec![
+                ("UserKnownHostsFile", option_path(file)),
+                ("GlobalKnownHostsFile", "/dev/null".to_owned()),
+                ("KnownHostsCommand", "none".to_owned()),
+                ("StrictHostKeyChecking", "accept-new".to_owned()),
                 ("HostKeyAlias", alias.clone()),
                 ("VerifyHostKeyDNS", "no".to_owned()),
                 ("UpdateHostKeys", "no".to_owned()),

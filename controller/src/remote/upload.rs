@@ -42,9 +42,7 @@ pub struct Placed {
 /// What an agent says when it has been started.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Started {
-    /// Version of the program.
-    pub version: String,
-    /// BLAKE3 of its file.
+    /// BLAKE3 of the file it runs from.
     pub build: String,
 }
 

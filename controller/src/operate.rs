@@ -1,0 +1,144 @@
+//! One command from its request to how it ended: what is remembered, who shows it, and who cleans up.
+
+use std::{
+    io::BufWriter,
+    path::PathBuf,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use engine::{
+    journal::{Header, Journal},
+    run::Run,
+};
+use landfall_proto::{failure::Failure, order::RunId};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    desk::Desk,
+    exit::{Ended, Exit},
+    local::{
+        file,
+        keys::{self, Credentials},
+        state::{self, OpenRun, RunFolder, State},
+    },
+    request::Request,
+    screen::{self, Screen, Style},
+    story,
+};
+
+/// Time for the screen to show the last events.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Failures that say nothing about the machine but that it is not seen any more.
+const LOST: &[&str] = &["LF0301", "LF0302", "LF0309"];
+
+/// Installs as requested, shows it, and returns how it ended.
+pub async fn install(request: Request) -> Exit {
+    let host = request.target.host.clone();
+    let screen = Screen::new(Style::choose(request.output), &host);
+    for warning in request.warnings() {
+        screen.warning(&warning);
+    }
+    let (ended, log) = match begin(&request) {
+        Ok((state, folder, run)) => {
+            let log = folder.events();
+            let ended = drive(request, &state, folder, &run, &screen).await;
+            // disks half done keep their run on record; everything else is over
+            if !ended.state.is_past_return() || ended.exit == Exit::Done {
+                // keys that cannot be removed are of no use to anybody once the agent is gone
+                let _ = state.end(&run);
+            }
+            (ended, Some(log))
+        }
+        Err(failure) => (Ended::failed(failure, &screen.trail()), None),
+    };
+    screen.end(&ended, log.as_deref());
+    ended.exit
+}
+
+/// Takes the host's lock and makes the folder of a new run.
+fn begin(request: &Request) -> Result<(State, RunFolder, RunId), Failure> {
+    let host = match request.port() {
+        Some(port) => format!("{}:{port}", request.target.host),
+        None => request.target.host.clone(),
+    };
+    let state = State::open(&host)?;
+    let run = RunId::from_bytes(rand::random());
+    let order = blake3::hash(format!("{request:?}").as_bytes()).to_hex().to_string();
+    let open = OpenRun { run: run.clone(), order, boot_id: String::new(), began: now() };
+    let folder = state.begin(&open)?;
+    Ok((state, folder, run))
+}
+
+async fn drive(
+    request: Request,
+    state: &State,
+    folder: RunFolder,
+    run_id: &RunId,
+    screen: &Screen,
+) -> Ended {
+    let failed = |failure| Ended::failed(failure, &screen.trail());
+    let (run, desk, _sockets) = match set_up(request, state, folder, run_id, screen).await {
+        Ok(set_up) => set_up,
+        Err(failure) => return failed(failure),
+    };
+    let shown = tokio::spawn(screen::show(run.board(), desk.view.subscribe(), screen.clone()));
+    let recorded = record(&desk, run.board());
+    let told = tokio::select! {
+        told = story::tell(run, &desk) => Some(told),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    desk.leave().await;
+    // a screen that hangs must not keep the command from ending
+    let _ = tokio::time::timeout(LAST_WORDS, shown).await;
+    if let Ok(recorded) = recorded {
+        let _ = tokio::time::timeout(LAST_WORDS, recorded).await;
+    }
+    match told {
+        Some(Ok(())) => Ended::done(&screen.trail()),
+        Some(Err(failure)) if LOST.contains(&failure.code.as_str()) => {
+            Ended::lost(failure, &screen.trail())
+        }
+        Some(Err(failure)) => failed(failure),
+        None => Ended::interrupted(&screen.trail()),
+    }
+}
+
+type SetUp = (Run<engine::journal::FileStore>, Desk, tempfile::TempDir);
+
+async fn set_up(
+    request: Request,
+    state: &State,
+    folder: RunFolder,
+    run: &RunId,
+    screen: &Screen,
+) -> Result<SetUp, Failure> {
+    let credentials = Credentials::make()?;
+    credentials.keep(&folder.credentials())?;
+    let login_key = keys::login_key(&folder.key(), &format!("landfall-{run}")).await?;
+    let order = state.current()?.map(|open| open.order).unwrap_or_default();
+    let header = Header::new(run.clone(), &story::plan(&request), order, now());
+    let journal = Journal::open(&folder.journal(), header).map_err(|error| {
+        Failure::new("cannot remember what is done").caused_by(&error).code("LF0901")
+    })?;
+    let run_of = Run::begin(journal, CancellationToken::new())?;
+    let sockets = state::socket_folder()?;
+    let path: PathBuf = sockets.path().to_owned();
+    let desk =
+        Desk::new(request, run.clone(), folder, path, credentials, login_key, screen.clone());
+    Ok((run_of, desk, sockets))
+}
+
+/// Records the run for `landfall replay`. A recording that cannot be made is no reason not to install.
+fn record(
+    desk: &Desk,
+    board: engine::board::Board,
+) -> Result<tokio::task::JoinHandle<()>, Failure> {
+    let recording = file::append_private(&desk.folder.events())?;
+    let screen = Screen::recording(Box::new(BufWriter::new(recording)), &desk.request.target.host);
+    Ok(tokio::spawn(screen::show(board, desk.view.subscribe(), screen)))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

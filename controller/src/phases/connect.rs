@@ -1,0 +1,94 @@
+//! Finds the machine, believes its host key once and for all, and brings the agent there.
+
+use std::time::Duration;
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::failure::Failure;
+
+use crate::{
+    desk::{Desk, Reached},
+    remote::host_key::{self, HostKey, Policy, Seen, Verdict},
+    request::HostKeyPolicy,
+};
+
+/// The first login: name lookup, TCP, keys, and perhaps a passphrase.
+const FIRST_LOOK: Duration = Duration::from_secs(30);
+const FIRST_LOOK_PERSON: Duration = Duration::from_secs(180);
+
+/// Finds the machine and brings the agent there.
+#[derive(Debug)]
+pub struct Connect<'a> {
+    /// What all phases share.
+    pub desk: &'a Desk,
+}
+
+impl Step for Connect<'_> {
+    const NAME: &'static str = "connect";
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = Reached;
+
+    async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
+        let warning = self.trust(cx).await?;
+        let reached = self.desk.reach(self.desk.pinned(self.desk.ssh()), true, cx).await?;
+        Ok(match warning {
+            Some(warning) => Done::warned(reached, warning),
+            None => Done::new(reached),
+        })
+    }
+
+    async fn still_true(&self, _: &Reached) -> bool {
+        // a new process has no connection, whatever the earlier one had
+        false
+    }
+}
+
+impl Connect<'_> {
+    /// Decides about the host key and pins it. Returns a warning that goes with the decision.
+    async fn trust(&self, cx: &Context) -> Result<Option<String>, Failure> {
+        let desk = self.desk;
+        cx.waiting("an answer");
+        let ssh = desk.ssh();
+        let policy = policy(desk.request.host_key);
+        let pins: Vec<String> =
+            desk.request.fingerprints.iter().map(|pin| pin.as_str().to_owned()).collect();
+        let patience = if ssh.asks() { FIRST_LOOK_PERSON } else { FIRST_LOOK };
+        let seen = host_key::look(&ssh, policy, &pins, desk.folder.path(), patience).await?;
+        let host = desk.request.target.to_string();
+        let verdict = host_key::decide(&seen, policy, &pins, &host, desk.screen.can_ask());
+        let mut warning = None;
+        match verdict {
+            Verdict::Trusted => {}
+            Verdict::Warn(text) => warning = Some(text),
+            Verdict::Ask(question) => {
+                if !desk.screen.ask(&format!("{question}?")).await {
+                    return Err(refused(&host, key_of(&seen)));
+                }
+            }
+            Verdict::Refuse(failure) => return Err(failure),
+        }
+        host_key::pin(key_of(&seen), &desk.alias(), &desk.folder.known_hosts())?;
+        Ok(warning)
+    }
+}
+
+fn key_of(seen: &Seen) -> &HostKey {
+    match seen {
+        Seen::Known(key) | Seen::Unknown(key) => key,
+    }
+}
+
+fn policy(policy: HostKeyPolicy) -> Policy {
+    match policy {
+        HostKeyPolicy::Ask => Policy::Ask,
+        HostKeyPolicy::Strict => Policy::Strict,
+        HostKeyPolicy::AcceptNew => Policy::AcceptNew,
+        HostKeyPolicy::Off => Policy::Off,
+    }
+}
+
+fn refused(host: &str, key: &HostKey) -> Failure {
+    Failure::new(format!("refusing to connect to {host}"))
+        .because(format!("nobody agreed to its key {}", key.fingerprint))
+        .hint(format!("if it is right, name it: `--host-key {}`", key.fingerprint))
+        .code("LF0107")
+}

@@ -1,0 +1,44 @@
+//! Lets the agent run disko's script: the disks are not what they were from here on.
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::{
+    failure::Failure,
+    order::{Input, StoreRoot},
+};
+
+use super::prepare::Prepared;
+use crate::desk::{Desk, Reached};
+
+/// Partitions, formats and mounts.
+#[derive(Debug)]
+pub struct Disko<'a> {
+    /// What all phases share.
+    pub desk: &'a Desk,
+    /// The installer.
+    pub machine: &'a Reached,
+    /// What was prepared.
+    pub prepared: &'a Prepared,
+}
+
+impl Step for Disko<'_> {
+    const NAME: &'static str = "disko";
+    // whether the disks may be touched again is for the agent to say, who can look at them
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = ();
+
+    async fn run(&self, cx: &Context) -> Result<Done<()>, Failure> {
+        self.machine.check_installer()?;
+        self.desk.order(self.prepared.job()).await?;
+        if let Some(disko) = &self.prepared.disko {
+            let socket = self.desk.store(StoreRoot::Installer).await?;
+            self.desk.nix()?.copy_to(&socket.path(), &disko.script, cx).await?;
+            self.desk.supply(Input::DiskoScript).await?;
+        }
+        self.desk.follow(&["inspect", "tools", "format", "mount"], cx).await?;
+        Ok(Done::new(()))
+    }
+
+    async fn still_true(&self, _proof: &()) -> bool {
+        false
+    }
+}

@@ -1,0 +1,48 @@
+//! Copies the system's closure to the target's disk and lets the agent install it.
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::{
+    failure::Failure,
+    order::{Input, StoreRoot},
+};
+
+use super::prepare::Prepared;
+use crate::desk::{Desk, Reached};
+
+/// Copies and installs the system.
+#[derive(Debug)]
+pub struct Install<'a> {
+    /// What all phases share.
+    pub desk: &'a Desk,
+    /// The installer.
+    pub machine: &'a Reached,
+    /// What was prepared.
+    pub prepared: &'a Prepared,
+}
+
+impl Step for Install<'_> {
+    const NAME: &'static str = "install";
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = ();
+
+    async fn run(&self, cx: &Context) -> Result<Done<()>, Failure> {
+        self.machine.check_installer()?;
+        // the order is whole: where disko was done before, the run is there already
+        self.desk.order(self.prepared.job()).await?;
+        self.desk.follow(&["mount"], cx).await?;
+        if let Some(system) = &self.prepared.system {
+            let socket = self.desk.store(StoreRoot::Target).await?;
+            self.desk.nix()?.copy_to(&socket.path(), &system.toplevel, cx).await?;
+            if let Some((path, blob)) = self.prepared.extra_files() {
+                self.desk.send(path, &blob, cx).await?;
+            }
+            self.desk.supply(Input::System).await?;
+        }
+        self.desk.follow(&["copy", "files", "install"], cx).await?;
+        Ok(Done::new(()))
+    }
+
+    async fn still_true(&self, _proof: &()) -> bool {
+        false
+    }
+}

@@ -1,0 +1,86 @@
+//! Boots the installer, and believes that it did only what cannot be otherwise: another boot, the run's own marker, the
+//! same host key.
+
+use std::time::Duration;
+
+use engine::step::{Context, Done, Repeat, Step};
+use landfall_proto::{
+    failure::Failure,
+    order::{self, Job},
+};
+
+use super::prepare::Prepared;
+use crate::{
+    desk::{Desk, Reached},
+    remote::wait,
+};
+
+/// From the last word of the old system to the first of the installer; seen: 25 s under emulation, minutes on servers
+/// whose network cards take their time.
+const BOOT: Duration = Duration::from_secs(600);
+
+/// Boots the installer.
+#[derive(Debug)]
+pub struct Kexec<'a> {
+    /// What all phases share.
+    pub desk: &'a Desk,
+    /// The machine as it was found.
+    pub machine: &'a Reached,
+    /// What was prepared.
+    pub prepared: &'a Prepared,
+}
+
+impl Step for Kexec<'_> {
+    const NAME: &'static str = "kexec";
+    const REPEAT: Repeat = Repeat::Safe;
+    type Proof = Reached;
+
+    async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
+        let Some(image) = &self.prepared.image else {
+            return Ok(Done::skipped(self.machine.clone(), "the machine runs an installer already"));
+        };
+        let job = Job::Kexec(order::Kexec {
+            image: image.blob.clone(),
+            extra_flags: self.desk.request.kexec.extra_flags.clone(),
+            authorized_key: self.desk.login_key.clone(),
+        });
+        self.desk.order(job).await?;
+        self.desk.send(image.path.clone(), &image.blob, cx).await?;
+        self.desk.follow(&["inspect", "image", "kexec"], cx).await?;
+        self.desk.hang_up().await;
+        let reached = self.arrive(cx).await?;
+        Ok(Done::new(reached))
+    }
+
+    async fn still_true(&self, _: &Reached) -> bool {
+        false
+    }
+}
+
+impl Kexec<'_> {
+    async fn arrive(&self, cx: &Context) -> Result<Reached, Failure> {
+        let desk = self.desk;
+        let ssh = desk.installer_ssh();
+        wait::for_boot(
+            &ssh,
+            &self.machine.boot_id,
+            BOOT,
+            |machine| match machine.variant.as_str() {
+                "installer" => Ok(()),
+                _ => Err("what answers is no installer".to_owned()),
+            },
+            |seen, since| {
+                cx.waiting(format!("the installer ({} s): {}", since.as_secs(), seen.words()));
+            },
+        )
+        .await?;
+        let reached = desk.reach(ssh, true, cx).await?;
+        if reached.kexec_marker != desk.run.as_str() {
+            return Err(Failure::new("refusing to go on after kexec")
+                .because("the installer that answers was not booted by this run: it has no marker of it")
+                .hint("is there another machine at this address? look at the console")
+                .code("LF0330"));
+        }
+        Ok(reached)
+    }
+}

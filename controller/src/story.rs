@@ -1,0 +1,61 @@
+//! What happens in what order, seen from the operator's machine. Start reading here.
+//!
+//! Each phase takes what the phases before it found out. Between `kexec` and `reboot` the agent works by itself; these
+//! phases order, feed and watch.
+
+use engine::{journal::Store, run::Run};
+use landfall_proto::failure::Failure;
+
+use crate::{
+    desk::Desk,
+    phases::{
+        connect::Connect, disko::Disko, install::Install, kexec::Kexec, preflight::Preflight,
+        prepare::Prepare, reboot::Reboot, verify::Verify,
+    },
+    request::{Phase, Request},
+};
+
+/// Returns the names of the phases that a request asks for, in the order in which they are done.
+pub fn plan(request: &Request) -> Vec<&'static str> {
+    let mut plan = vec!["connect", "preflight", "prepare"];
+    let asked = |phase| request.phases.has(phase);
+    plan.extend(asked(Phase::Kexec).then_some("kexec"));
+    plan.extend(asked(Phase::Disko).then_some("disko"));
+    plan.extend(asked(Phase::Install).then_some("install"));
+    plan.extend(asked(Phase::Reboot).then_some("reboot"));
+    // without a system of ours there is nothing to recognise
+    let comes_back = asked(Phase::Install) && asked(Phase::Reboot);
+    plan.extend((comes_back && request.verify).then_some("verify"));
+    plan
+}
+
+/// Tells the story of a request from wherever its journal ends.
+pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> {
+    let plan = plan(&desk.request);
+    let asked = |name| plan.contains(&name);
+
+    let mut machine = run.step(&Connect { desk }).await?;
+    let facts = run.step(&Preflight { desk }).await?;
+
+    // everything that can fail here does so before the machine is touched
+    let prepared = run.step(&Prepare { desk, facts: &facts }).await?;
+
+    if asked("kexec") {
+        machine = run.step(&Kexec { desk, machine: &machine, prepared: &prepared }).await?;
+    }
+
+    // from here on the disks are not what they were
+    if asked("disko") {
+        run.step(&Disko { desk, machine: &machine, prepared: &prepared }).await?;
+    }
+    if asked("install") {
+        run.step(&Install { desk, machine: &machine, prepared: &prepared }).await?;
+    }
+    if asked("reboot") {
+        run.step(&Reboot { desk, machine: &machine, prepared: &prepared }).await?;
+    }
+    if asked("verify") {
+        run.step(&Verify { desk, machine: &machine, prepared: &prepared }).await?;
+    }
+    run.finish()
+}
