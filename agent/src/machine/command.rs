@@ -5,29 +5,26 @@
 //! what that program had started.
 
 use std::{
-    ffi::CStr,
     fmt,
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, OnceLock, mpsc},
     time::Duration,
 };
 
 use landfall_proto::failure::Failure;
-use nix::{
-    errno::Errno,
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-    sys::{prctl, signal::Signal},
-    unistd::{Pid, chdir, chroot, mkdir, setsid},
-};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, ChildStdout},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{mounts::Room, session};
+pub use super::script::Script;
+use super::{
+    launch::start,
+    mounts::Room,
+    session::{self, Session},
+};
 
 /// Where programs are looked for, on an installer and on an old system alike.
 pub const PATH: &str = "/run/current-system/sw/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -52,7 +49,7 @@ pub struct Command {
     directory: Option<String>,
     input: Option<Vec<u8>>,
     deadline: Option<Duration>,
-    room: Option<Room>,
+    pub(super) room: Option<Room>,
     leaves_work: bool,
 }
 
@@ -67,7 +64,7 @@ pub struct Ended {
     pub stdout: String,
     /// The end of its standard error output, at most 1 KiB.
     pub stderr: String,
-    program: String,
+    pub(super) program: String,
 }
 
 /// Which stream a line came from.
@@ -89,13 +86,6 @@ pub enum Programs {
     Scripted(Script),
 }
 
-/// Answers to command lines, and the command lines that were asked.
-#[derive(Debug, Clone, Default)]
-pub struct Script {
-    answers: Vec<(String, Ended)>,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
 /// A program whose standard streams are in other hands; killed with its session when dropped.
 #[derive(Debug)]
 pub struct Piped {
@@ -106,10 +96,6 @@ pub struct Piped {
     child: Child,
     session: Session,
 }
-
-/// A session of processes, killed when this is dropped.
-#[derive(Debug)]
-struct Session(Option<Pid>);
 
 impl Command {
     /// Names the program, by path or by a name to be looked for on [`PATH`].
@@ -175,6 +161,11 @@ impl Command {
     pub fn leaves_work(mut self) -> Self {
         self.leaves_work = true;
         self
+    }
+
+    /// Returns the program's name.
+    pub(super) fn program(&self) -> &str {
+        &self.argv[0]
     }
 
     /// Returns the whole command line, for people.
@@ -311,62 +302,6 @@ impl Piped {
     }
 }
 
-impl Script {
-    /// Adds an answer for every command line that begins with these words; the first that fits is given.
-    #[must_use]
-    pub fn when(mut self, beginning: &str, answer: Ended) -> Self {
-        self.answers.push((beginning.to_owned(), answer));
-        self
-    }
-
-    /// Returns the command lines that were asked so far.
-    pub fn asked(&self) -> Vec<String> {
-        self.asked
-            .lock()
-            .expect("nobody panics while holding it")
-            .clone()
-    }
-
-    fn answer(
-        &self,
-        command: &Command,
-        mut on_line: impl FnMut(Stream, &str),
-    ) -> Result<Ended, Failure> {
-        let line = command.line();
-        self.asked
-            .lock()
-            .expect("nobody panics while holding it")
-            .push(line.clone());
-        let answer = self
-            .answers
-            .iter()
-            .find(|(beginning, _)| line.starts_with(beginning));
-        let Some((_, answer)) = answer else {
-            return Err(cannot_run(command, &Errno::ENOENT));
-        };
-        answer
-            .stdout
-            .lines()
-            .for_each(|line| on_line(Stream::Out, line));
-        answer
-            .stderr
-            .lines()
-            .for_each(|line| on_line(Stream::Err, line));
-        Ok(Ended {
-            program: command.argv[0].clone(),
-            ..answer.clone()
-        })
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            session::kill(leader);
-        }
-    }
-}
-
 /// Kills what an agent that died had started, and what those programs started in turn.
 ///
 /// The kernel kills only the agent's own children with it. For the start of an agent, before it starts anything.
@@ -397,16 +332,16 @@ async fn run_real(
         }
     };
     tokio::pin!(deadline);
-    let mut status: Option<ExitStatus> = None;
+    let mut status: Option<(ExitStatus, Instant)> = None;
     loop {
         let linger = async {
             match status {
-                Some(_) => tokio::time::sleep(LINGER).await,
+                Some((_, until)) => tokio::time::sleep_until(until).await,
                 None => std::future::pending().await,
             }
         };
+        // by chance, not in order: a program that floods one stream must not hide the others
         tokio::select! {
-            biased;
             () = cancel.cancelled() => return Err(stopped(command, "the run was stopped")),
             Some(line) = out.next() => {
                 if ended.stdout.len() + line.len() < KEPT {
@@ -420,7 +355,8 @@ async fn run_real(
                 on_line(Stream::Err, &line);
             }
             result = child.wait(), if status.is_none() => {
-                status = Some(result.map_err(|error| cannot_run(command, &error))?);
+                let ended = result.map_err(|error| cannot_run(command, &error))?;
+                status = Some((ended, Instant::now() + LINGER));
             }
             () = linger => break,
             () = &mut deadline => {
@@ -432,11 +368,11 @@ async fn run_real(
             break;
         }
     }
-    let status = status.expect("the loop ends only after the program");
+    let (status, _) = status.expect("the loop ends only after the program");
     ended.code = status.code();
     ended.signal = status.signal();
     if command.leaves_work && ended.ok() {
-        session.0 = None;
+        session.let_go();
     }
     Ok(ended)
 }
@@ -486,103 +422,7 @@ fn keep_tail(tail: &mut String, line: &str) {
     tail.drain(..cut);
 }
 
-/// Starts a program in a session of its own, from a thread that lives as long as the agent.
-///
-/// The kernel's `PR_SET_PDEATHSIG` looks at the *thread* that started a program: one of the runtime's threads may end
-/// early and would take the program with it.
-async fn start(
-    command: &Command,
-    mut prepared: std::process::Command,
-) -> Result<(Child, Session), Failure> {
-    type Job = Box<dyn FnOnce() + Send>;
-    static STARTER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
-    let starter = STARTER.get_or_init(|| {
-        let (jobs, inbox) = mpsc::channel::<Job>();
-        std::thread::spawn(move || inbox.into_iter().for_each(|job| job()));
-        jobs
-    });
-    before_exec(&mut prepared, command.room.clone());
-    let runtime = tokio::runtime::Handle::current();
-    let (answer, answered) = tokio::sync::oneshot::channel();
-    let job = move || {
-        let _inside = runtime.enter();
-        let started = tokio::process::Command::from(prepared)
-            .kill_on_drop(true)
-            .spawn();
-        let started = started.map(|child| {
-            let leader = child
-                .id()
-                .and_then(|id| i32::try_from(id).ok())
-                .map(Pid::from_raw);
-            (child, Session(leader))
-        });
-        // nobody waits any more: the program is dropped here, and killed with it
-        drop(answer.send(started));
-    };
-    starter
-        .send(Box::new(job))
-        .expect("the starting thread lives as long as the agent");
-    let started = answered
-        .await
-        .expect("the starting thread answers every job");
-    started.map_err(|error| cannot_run(command, &error))
-}
-
-/// Arranges what happens in the new process before it becomes the program.
-#[expect(
-    unsafe_code,
-    reason = "a new process can be shaped only between fork and exec"
-)]
-fn before_exec(command: &mut std::process::Command, room: Option<Room>) {
-    use std::os::unix::process::CommandExt;
-    let prepare = move || -> std::io::Result<()> {
-        setsid()?;
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if let Some(room) = &room {
-            enter(room)?;
-        }
-        Ok(())
-    };
-    // SAFETY: runs in the child of a process with threads, so it must not allocate or lock: it only makes system
-    // calls with strings that were made before the fork.
-    unsafe { command.pre_exec(prepare) };
-}
-
-/// Enters a room. Allocates nothing.
-fn enter(room: &Room) -> nix::Result<()> {
-    const NONE: Option<&CStr> = None;
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(
-        NONE,
-        c"/",
-        NONE,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        NONE,
-    )?;
-    for bind in &room.binds {
-        match mkdir(
-            bind.to.as_c_str(),
-            nix::sys::stat::Mode::from_bits_truncate(0o755),
-        ) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(error),
-        }
-        match &bind.from {
-            Some(from) => {
-                let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-                mount(Some(from.as_c_str()), bind.to.as_c_str(), NONE, flags, NONE)?;
-            }
-            None => {
-                let (name, flags) = (Some(c"tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
-                mount(name, bind.to.as_c_str(), name, flags, Some(c"mode=0755"))?;
-            }
-        }
-    }
-    chroot(room.root.as_c_str())?;
-    chdir(c"/")
-}
-
-fn cannot_run(command: &Command, error: &dyn std::error::Error) -> Failure {
+pub(super) fn cannot_run(command: &Command, error: &dyn std::error::Error) -> Failure {
     Failure::new(format!("cannot run {}", command.argv[0])).caused_by(error)
 }
 
@@ -593,6 +433,8 @@ fn stopped(command: &Command, why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path, time::Instant};
+
+    use nix::{sys::signal::Signal, unistd::Pid};
 
     use super::*;
 
@@ -747,20 +589,5 @@ mod tests {
         assert!(!ended.stdout.contains("/tmp"), "{ended:?}");
         let left = fs::read_dir(dir.path().join("run")).unwrap().count();
         assert_eq!(left, 0, "the room is gone with its program");
-    }
-
-    #[tokio::test]
-    async fn script_answers_and_remembers() {
-        let script = Script::default().when("zpool list", Ended::answer(0, "tank\n", ""));
-        let programs = Programs::Scripted(script.clone());
-        let list = Command::new("zpool").args(["list", "-H"]);
-        assert_eq!(programs.ask(&list).await.unwrap().stdout, "tank\n");
-        assert!(
-            programs
-                .ask(&Command::new("zpool").arg("export"))
-                .await
-                .is_err()
-        );
-        assert_eq!(script.asked(), ["zpool list -H", "zpool export"]);
     }
 }

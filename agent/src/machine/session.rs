@@ -7,8 +7,32 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
+/// A session of processes, killed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Session(Option<Pid>);
+
+impl Session {
+    /// Takes over the session that this process leads.
+    pub(super) fn of(leader: Option<Pid>) -> Self {
+        Self(leader)
+    }
+
+    /// Lets the session live on.
+    pub(super) fn let_go(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            kill(leader);
+        }
+    }
+}
+
 /// Kills every process of the session that this process began.
-pub(super) fn kill(leader: Pid) {
+fn kill(leader: Pid) {
     // a process may fork between the look and the kill; a few rounds catch its children
     for _ in 0..5 {
         let _ = killpg(leader, Signal::SIGKILL);
