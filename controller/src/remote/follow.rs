@@ -111,12 +111,11 @@ impl Link {
                         pause = LANE_PAUSE.0;
                     }
                 }
-                Err(error @ (LinkError::Lost { .. } | LinkError::Late(_) | LinkError::Gone(_))) => {
+                Err(LinkError::Lost { .. } | LinkError::Late(_) | LinkError::Gone(_)) => {
                     // how long to go on is for the control connection to say
                     if let Err(given_up) = self.session().await {
                         return given_up;
                     }
-                    drop(error);
                 }
                 Err(error) => return error,
             }

@@ -165,7 +165,7 @@ impl Ssh {
         for (name, value) in DEFAULTS {
             option(format!("{name}={value}"));
         }
-        // last, so that an option or a configuration of the user's may be less strict
+        // after the user's options, which may be less strict; before the configuration, which may not
         option("StrictHostKeyChecking=yes".to_owned());
         if !self.terminal {
             option("BatchMode=yes".to_owned());

@@ -15,6 +15,8 @@ use super::{
 
 /// One try, from the first packet to the answer.
 const TRY: Duration = Duration::from_secs(30);
+/// The same where a person may have to type a passphrase.
+const TRY_PERSON: Duration = Duration::from_secs(180);
 /// Pause between two tries: short beside any boot, long beside a login.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Logins refused for this long are no longer a machine that is still booting.
@@ -59,7 +61,9 @@ pub async fn for_boot(
     let began = Instant::now();
     let mut refused_since = None;
     loop {
-        let patience = TRY.min(deadline.saturating_sub(began.elapsed())).max(Duration::from_secs(1));
+        let longest = if ssh.asks() { TRY_PERSON } else { TRY };
+        let left = deadline.saturating_sub(began.elapsed());
+        let patience = longest.min(left).max(Duration::from_secs(1));
         let result = ssh.run(&probe::script(), &[], patience).await;
         let what = match result {
             Ok(output) => match probe::read(&output.stdout) {
