@@ -29,8 +29,9 @@ use super::{
 /// Where programs are looked for, on an installer and on an old system alike.
 pub const PATH: &str = "/run/current-system/sw/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// In the environment of everything the agent starts, so that a later agent can tell what is left over.
-const MARK: (&str, &str) = ("LANDFALL_CHILD", "1");
+/// In the environment of everything the agent starts: the agent's process id, so that a later agent can tell what is left
+/// over from one that died.
+const MARK: &str = "LANDFALL_CHILD_OF";
 
 /// How much of the standard error output travels in a failure.
 const TAIL: usize = 1024;
@@ -180,7 +181,7 @@ impl Command {
             .env("PATH", PATH)
             .env("HOME", "/root")
             .env("LC_ALL", "C")
-            .env(MARK.0, MARK.1);
+            .env(MARK, std::process::id().to_string());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.current_dir(
             self.directory
@@ -306,7 +307,7 @@ impl Piped {
 ///
 /// The kernel kills only the agent's own children with it. For the start of an agent, before it starts anything.
 pub fn end_leftovers() {
-    session::kill_marked(&format!("{}={}", MARK.0, MARK.1));
+    session::kill_orphans(MARK);
 }
 
 async fn run_real(

@@ -46,19 +46,27 @@ fn kill(leader: Pid) {
     }
 }
 
-/// Kills every process that has this entry in its environment, except this one.
-pub(super) fn kill_marked(entry: &str) {
+/// Kills every process in whose environment this variable names a process that is dead.
+pub(super) fn kill_orphans(variable: &str) {
     for pid in all().filter(|pid| *pid != getpid()) {
-        let Ok(environ) = std::fs::read(format!("/proc/{pid}/environ")) else {
-            continue;
-        };
-        if environ
-            .split(|byte| *byte == 0)
-            .any(|found| found == entry.as_bytes())
-        {
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let owner = owner(&environ, variable);
+        if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
             let _ = signal(pid, Signal::SIGKILL);
         }
     }
+}
+
+fn owner(environ: &[u8], variable: &str) -> Option<u32> {
+    let text = String::from_utf8_lossy(environ);
+    let mut entries = text.split('\0');
+    entries.find_map(|entry| {
+        entry
+            .strip_prefix(variable)?
+            .strip_prefix('=')?
+            .parse()
+            .ok()
+    })
 }
 
 fn of_session(leader: Pid) -> Vec<Pid> {
@@ -92,6 +100,13 @@ fn session_of(stat: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owner_is_read_from_an_environment() {
+        assert_eq!(owner(b"PATH=/bin\0OF=812\0A=\xff\0", "OF"), Some(812));
+        assert_eq!(owner(b"OFF=812\0OF=x\0", "OF"), None);
+        assert_eq!(owner(b"", "OF"), None);
+    }
 
     #[test]
     fn session_is_found_behind_any_name() {
