@@ -14,6 +14,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -168,8 +169,8 @@ pub fn socket_folder() -> Result<tempfile::TempDir, Failure> {
     let base = runtime
         .filter(|path| path.is_absolute() && path.as_os_str().len() <= 40 && path.is_dir())
         .unwrap_or_else(|| PathBuf::from("/tmp"));
-    // tempfile makes it 0700
-    let made = tempfile::Builder::new().prefix("landfall-").tempdir_in(&base);
+    let ours = fs::Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix("landfall-").permissions(ours).tempdir_in(&base);
     made.map_err(|error| cannot("make a folder in", &base).caused_by(&error))
 }
 
@@ -271,7 +272,6 @@ mod tests {
 
     #[test]
     fn folder_for_sockets_is_short_and_ours() {
-        use std::os::unix::fs::PermissionsExt;
         let folder = socket_folder().unwrap();
         assert!(folder.path().as_os_str().len() < 70);
         assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
