@@ -241,11 +241,23 @@ fn refused(status: StatusCode) -> Trouble {
 }
 
 fn trouble(error: ureq::Error) -> Trouble {
-    match error {
+    let lasting = match &error {
         ureq::Error::BadUri(_)
         | ureq::Error::Http(_)
         | ureq::Error::TooManyRedirects
-        | ureq::Error::InvalidProxyUrl => Trouble::Final(vec![error.to_string()]),
-        error => Trouble::Again { why: error.to_string(), further: false },
+        | ureq::Error::InvalidProxyUrl => true,
+        ureq::Error::Io(error) => is_distrust(error),
+        _ => false,
+    };
+    if lasting {
+        Trouble::Final(vec![error.to_string()])
+    } else {
+        Trouble::Again { why: error.to_string(), further: false }
     }
+}
+
+/// Whether the server's certificate was refused; the next try would see the same one.
+fn is_distrust(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }

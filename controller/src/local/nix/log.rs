@@ -166,7 +166,8 @@ impl Log {
             told.push(first.clone());
         }
         if let Some(build) = self.failed_build() {
-            told.extend(build.lines.iter().map(|line| format!("> {line}")));
+            let lines: Vec<String> = build.lines.iter().map(|line| format!("> {line}")).collect();
+            told.push(lines.join("\n"));
         }
         told.retain(|text| !text.is_empty());
         told
@@ -290,8 +291,7 @@ mod tests {
             [
                 "1 dependencies of derivation 'y.drv' failed to build",
                 "builder for '/nix/store/mawgnwim3px5bqb2y4hf6x2wnwfpj9pz-x.drv' failed with exit code 3",
-                "> hello",
-                "> boom",
+                "> hello\n> boom",
             ]
         );
         assert_eq!(
