@@ -36,12 +36,17 @@ const LOST: &[&str] = &["LF0301", "LF0302", "LF0309"];
 pub async fn install(request: Request) -> Exit {
     let host = request.target.host.clone();
     let screen = Screen::new(Style::choose(request.output), &host);
+    screen.set_disko_mode(request.disko_mode);
     for warning in request.warnings() {
         screen.warning(&warning);
     }
     let (ended, log) = match begin(&request) {
         Ok((state, folder, run)) => {
             let log = folder.events();
+            // a recording that cannot be made is no reason not to install
+            if let Ok(recording) = file::append_private(&log) {
+                screen.record_to(Box::new(BufWriter::new(recording)));
+            }
             let ended = drive(request, &state, folder, &run, &screen).await;
             // disks half done keep their run on record; everything else is over
             if !ended.state.is_past_return() || ended.exit == Exit::Done {
@@ -83,7 +88,6 @@ async fn drive(
         Err(failure) => return failed(failure),
     };
     let shown = tokio::spawn(screen::show(run.board(), desk.view.subscribe(), screen.clone()));
-    let recorded = record(&desk, run.board());
     let told = tokio::select! {
         told = story::tell(run, &desk) => Some(told),
         _ = tokio::signal::ctrl_c() => None,
@@ -91,9 +95,6 @@ async fn drive(
     desk.leave().await;
     // a screen that hangs must not keep the command from ending
     let _ = tokio::time::timeout(LAST_WORDS, shown).await;
-    if let Ok(recorded) = recorded {
-        let _ = tokio::time::timeout(LAST_WORDS, recorded).await;
-    }
     match told {
         Some(Ok(())) => Ended::done(&screen.trail()),
         Some(Err(failure)) if LOST.contains(&failure.code.as_str()) => {
@@ -127,16 +128,6 @@ async fn set_up(
     let desk =
         Desk::new(request, run.clone(), folder, path, credentials, login_key, screen.clone());
     Ok((run_of, desk, sockets))
-}
-
-/// Records the run for `landfall replay`. A recording that cannot be made is no reason not to install.
-fn record(
-    desk: &Desk,
-    board: engine::board::Board,
-) -> Result<tokio::task::JoinHandle<()>, Failure> {
-    let recording = file::append_private(&desk.folder.events())?;
-    let screen = Screen::recording(Box::new(BufWriter::new(recording)), &desk.request.target.host);
-    Ok(tokio::spawn(screen::show(board, desk.view.subscribe(), screen)))
 }
 
 fn now() -> u64 {

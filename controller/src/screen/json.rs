@@ -7,6 +7,7 @@ use std::io::{self, BufRead, Write};
 use landfall_proto::{event::Event, facts::Disk, failure::Failure};
 use serde::{Deserialize, Serialize};
 
+use super::Told;
 use crate::{
     exit::{Ended, MachineState},
     remote::link::LinkView,
@@ -97,6 +98,25 @@ impl Json {
 
     pub(super) fn event(&mut self, event: &Event) {
         self.line(event);
+    }
+
+    /// Writes what was told, and when.
+    pub(super) fn told(&mut self, at_ms: u64, told: &Told) {
+        let aside = match told.clone() {
+            Told::Event(event) => return self.event(&event),
+            Told::Link(view) => Aside::Link {
+                at_ms,
+                link: (&view).into(),
+            },
+            Told::Note(text) => Aside::Note { at_ms, text },
+            Told::Warning(text) => Aside::Warning { at_ms, text },
+            Told::Disks(disks, erased) => Aside::Disks {
+                at_ms,
+                disks,
+                erased,
+            },
+        };
+        self.aside(&aside);
     }
 
     pub(super) fn aside(&mut self, aside: &Aside) {

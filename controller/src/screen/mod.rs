@@ -81,6 +81,7 @@ struct Shared {
     view: View,
     trail: Trail,
     link: Link,
+    record: Option<Json>,
     /// When the newest event came; its time is that of the view.
     newest: Instant,
     /// What came while somebody else had the terminal; none while nobody has.
@@ -94,7 +95,7 @@ enum Shown {
     Json(Json),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Told {
     Event(Event),
     Link(LinkView),
@@ -145,9 +146,11 @@ impl Screen {
         Self::with(kind, host, colors())
     }
 
-    /// Makes a screen that only records, for `landfall replay`.
-    pub fn recording(to: Box<dyn io::Write + Send>, host: &str) -> Self {
-        Self::with(Shown::Json(Json::new(to, host)), host, false)
+    /// Records everything from now on, for `landfall replay`, whatever the screen shows.
+    pub fn record_to(&self, out: Box<dyn Write + Send>) {
+        let mut shared = self.lock();
+        let json = Json::new(out, &shared.host);
+        shared.record = Some(json);
     }
 
     fn with(kind: Shown, host: &str, color: bool) -> Self {
@@ -158,6 +161,7 @@ impl Screen {
             view: View::default(),
             trail: Trail::default(),
             link: Link::new(Instant::now()),
+            record: None,
             newest: Instant::now(),
             held: None,
         };
@@ -184,6 +188,9 @@ impl Screen {
             shared.trail.take(event);
             if at < resumed && !matches!(shared.kind, Shown::Json(_)) {
                 shared.view.take(event);
+                if let Some(record) = &mut shared.record {
+                    record.event(event);
+                }
             } else {
                 shared.tell(Told::Event(event.clone()));
             }
@@ -271,50 +278,36 @@ impl Shared {
     }
 
     fn show(&mut self, told: Told) {
+        if let Told::Event(event) = &told {
+            self.view.take(event);
+            self.newest = Instant::now();
+        }
+        let at_ms = self.now_ms();
+        if let Some(record) = &mut self.record {
+            record.told(at_ms, &told);
+        }
+        if let Shown::Json(json) = &mut self.kind {
+            return json.told(at_ms, &told);
+        }
         match told {
-            Told::Event(event) => {
-                self.view.take(&event);
-                self.newest = Instant::now();
-                match &mut self.kind {
-                    Shown::Lines(lines) => lines.event(&self.view, &event),
-                    Shown::Live(live) => live.event(&self.view, &event),
-                    Shown::Json(json) => json.event(&event),
-                }
-            }
+            Told::Event(event) => match &mut self.kind {
+                Shown::Lines(lines) => lines.event(&self.view, &event),
+                Shown::Live(live) => live.event(&self.view, &event),
+                Shown::Json(_) => {}
+            },
             Told::Link(view) => {
                 let line = self.link.take(&view, Instant::now());
-                let at_ms = self.now_ms();
-                match (&mut self.kind, line) {
-                    (Shown::Json(json), _) => {
-                        json.aside(&Aside::Link {
-                            at_ms,
-                            link: (&view).into(),
-                        });
-                    }
-                    (Shown::Lines(lines), Some(line)) => lines.at(at_ms, &line),
-                    // the picture shows the link as long as it is lost
-                    _ => {}
+                // the picture shows the link as long as it is lost
+                if let (Shown::Lines(lines), Some(line)) = (&mut self.kind, line) {
+                    lines.at(at_ms, &line);
                 }
             }
-            Told::Note(text) => self.line(
-                &text,
-                |at_ms, text| Aside::Note { at_ms, text },
-                |_, text| text,
-            ),
-            Told::Warning(text) => self.line(
-                &text,
-                |at_ms, text| Aside::Warning { at_ms, text },
-                |paint, text| format!("{} {text}", paint.careful("warning:")),
-            ),
+            Told::Note(text) => self.line(at_ms, &printable(&text)),
+            Told::Warning(text) => {
+                let label = Paint(self.color).careful("warning:");
+                self.line(at_ms, &format!("{label} {}", printable(&text)));
+            }
             Told::Disks(disks, erased) => {
-                let at_ms = self.now_ms();
-                if let Shown::Json(json) = &mut self.kind {
-                    return json.aside(&Aside::Disks {
-                        at_ms,
-                        disks,
-                        erased,
-                    });
-                }
                 for row in disks_table(&disks, &erased) {
                     self.plain(&format!("  {row}"));
                 }
@@ -322,18 +315,11 @@ impl Shared {
         }
     }
 
-    fn line(
-        &mut self,
-        text: &str,
-        aside: impl FnOnce(u64, String) -> Aside,
-        line: impl FnOnce(Paint, String) -> String,
-    ) {
-        let at_ms = self.now_ms();
-        let clean = printable(text);
+    /// Writes a line for people with what belongs before it.
+    fn line(&mut self, at_ms: u64, line: &str) {
         match &mut self.kind {
-            Shown::Json(json) => json.aside(&aside(at_ms, text.to_owned())),
-            Shown::Lines(lines) => lines.at(at_ms, &line(Paint(false), clean)),
-            Shown::Live(live) => live.above(&format!("  {}", line(Paint(self.color), clean))),
+            Shown::Lines(lines) => lines.at(at_ms, line),
+            _ => self.plain(&format!("  {line}")),
         }
     }
 
@@ -375,8 +361,12 @@ impl Shared {
             live.clear();
         }
         let now_ms = self.now_ms();
+        let last = Aside::ended(now_ms, ended);
+        if let Some(record) = &mut self.record {
+            record.aside(&last);
+        }
         if let Shown::Json(json) = &mut self.kind {
-            json.aside(&Aside::ended(now_ms, ended));
+            json.aside(&last);
         }
         if !self.view.state.steps.is_empty() {
             self.plain("time per phase:");

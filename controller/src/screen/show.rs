@@ -233,6 +233,21 @@ mod tests {
         assert_eq!(screen.trail().state(), exit::MachineState::Untouched);
     }
 
+    #[tokio::test]
+    async fn recording_holds_what_the_screen_shows_and_how_it_ended() {
+        let page = Page::default();
+        let lines = Lines::new(Box::new(Page::default()), 0);
+        let screen = Screen::with(Shown::Lines(lines), "h", false);
+        screen.record_to(Box::new(page.clone()));
+        screen.warning("odd; continuing because it is a test");
+        story(0, &screen).await;
+        screen.end(&exit::Ended::done(&screen.trail()), None);
+        let kinds = kinds(&page);
+        assert_eq!(kinds.first().map(String::as_str), Some("warning"));
+        assert_eq!(kinds.last().map(String::as_str), Some("ended"));
+        assert_eq!(kinds.len(), 7);
+    }
+
     #[test]
     fn phases_of_an_earlier_process_are_not_told_again() {
         let page = Page::default();

@@ -386,7 +386,12 @@ pub(super) mod tests {
                 outcome: Outcome::Done,
             },
         ));
-        view.take(&event(3, 2000, "disko/copy", Kind::StepStarted { attempt: 1 }));
+        view.take(&event(
+            3,
+            2000,
+            "disko/copy",
+            Kind::StepStarted { attempt: 1 },
+        ));
         view.take(&event(3, 2000, "install", Kind::StepStarted { attempt: 1 }));
         assert_eq!(view.inner.len(), 1, "what has begun goes on");
         assert_eq!(view.inner[0].name, "copy");
