@@ -18,6 +18,13 @@ if [ -z "${LANDFALL_RIG_NO_RUSTUP:-}" ] && command -v rustup > /dev/null &&
 else
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     -o DPkg::Lock::Timeout=600 rustc-web cargo-web rust-web-src
+  # older ones are in the first release of bookworm; the security suite has one that will do
+  minor=$(/usr/bin/rustc --version | sed 's/^rustc 1\.\([0-9]*\).*/\1/')
+  wanted=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
+  if [ "$minor" -lt "$wanted" ]; then
+    echo "Debian's rustc-web is 1.$minor, and 1.$wanted is needed: add the security suite to apt's sources, or install rustup" >&2
+    exit 1
+  fi
   # std comes without start files for these targets: zig's are taken
   build() {
     env -u RUSTUP_TOOLCHAIN RUSTFLAGS=-Clink-self-contained=no RUSTC_BOOTSTRAP=1 \
