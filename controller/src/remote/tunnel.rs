@@ -121,6 +121,8 @@ impl Fate {
         };
         let said = self.tail.text();
         let trouble = match (classify::classify(&said, status), status) {
+            // killed, or not ended yet, without a word: the tunnel is what is known to be gone
+            (Some(Trouble::Other), None) => Trouble::Lost,
             (Some(trouble), _) => trouble,
             (None, Some(code)) if code != 0 => Trouble::Remote(code),
             (None, _) => Trouble::Lost,
