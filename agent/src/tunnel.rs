@@ -171,27 +171,43 @@ pub(crate) async fn wait_until_up(dir: &Path, within: Duration) -> Result<i32, F
 
 /// Carries bytes between this process's standard streams and the agent, until either side ends.
 ///
-/// Blocks; two threads copy, since the kernel does that without the bytes passing through here.
+/// Blocks; two threads copy.
 pub fn proxy(dir: &Path) -> Result<(), Failure> {
-    use std::{io::Write, net::Shutdown, os::unix::net::UnixStream};
+    use std::{fs::File, net::Shutdown, os::fd::AsFd, os::unix::net::UnixStream};
     let path = socket(dir);
     let cannot = |error: io::Error| {
         Failure::new("cannot reach the agent")
             .because(format!("connecting to {}", path.display()))
             .caused_by(&error)
     };
-    let socket = UnixStream::connect(&path).map_err(cannot)?;
-    let mut inward = socket.try_clone().map_err(cannot)?;
+    let mut outward = UnixStream::connect(&path).map_err(cannot)?;
+    let mut inward = outward.try_clone().map_err(cannot)?;
+    // as plain files: the library's own stdout keeps bytes back until a line ends
+    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(cannot)?);
+    let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(cannot)?);
     std::thread::spawn(move || {
         // an end that is gone ends the other direction too
-        let _ = io::copy(&mut io::stdin().lock(), &mut inward);
+        let _ = relay(&mut stdin, &mut inward);
         let _ = inward.shutdown(Shutdown::Both);
     });
-    let mut outward = socket;
-    let mut stdout = io::stdout().lock();
-    let copied = io::copy(&mut outward, &mut stdout).and_then(|_| stdout.flush());
-    match copied {
+    match relay(&mut outward, &mut stdout) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot(error)),
         _ => Ok(()),
+    }
+}
+
+/// Copies until the end, each piece as soon as it is there.
+///
+/// Not by `io::copy`: that uses splice(2), which waits for more with the pipe locked, so that sshd cannot read what is
+/// in it already.
+fn relay(from: &mut impl io::Read, to: &mut impl io::Write) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&buffer[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }

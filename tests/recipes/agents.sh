@@ -16,6 +16,7 @@ if [ -z "${LANDFALL_RIG_NO_RUSTUP:-}" ] && command -v rustup > /dev/null &&
   build() { CARGO_TARGET_DIR=$BUILD/rustup "$CROSS/bin/cargo-zigbuild" zigbuild "$@"; }
   built=$BUILD/rustup
 else
+  apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     -o DPkg::Lock::Timeout=600 rustc-web cargo-web rust-web-src
   # older ones are in the first release of bookworm; the security suite has one that will do

@@ -29,7 +29,7 @@ pub fn find(arch: &str) -> Result<AgentFile, Failure> {
     let named = std::env::var_os("LANDFALL_AGENT_DIR").map(PathBuf::from);
     let program = std::env::current_exe().ok();
     let folders = folders(named, program.as_deref().and_then(Path::parent));
-    let name = format!("landfall-agent-{arch}");
+    let name = format!("landfall-agent-{arch}-linux-musl");
     let tried: Vec<PathBuf> = folders.iter().map(|folder| folder.join(&name)).collect();
     let Some(path) = tried.iter().find(|path| path.is_file()) else {
         let mut failure = Failure::new(format!("cannot find the agent for {arch}")).code("LF0206");

@@ -11,7 +11,6 @@ pub mod agents;
 
 pub mod child;
 
-// TAKEN: another member of the team writes these three right now (19:17)
 pub mod archive;
 pub mod image;
 pub mod nix;

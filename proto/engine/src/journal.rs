@@ -186,14 +186,6 @@ impl<S: Store> Journal<S> {
     }
 }
 
-/// Reads the header of a journal without taking it up.
-pub fn read_header(path: &Path) -> Result<Header, JournalError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| JournalError::Io { path: path.to_owned(), source })?;
-    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    parse(path, &bytes[..whole]).map(|(header, _)| header)
-}
-
 fn line<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(value).expect("journal lines have only string keys");
     bytes.push(b'\n');
@@ -240,7 +232,6 @@ fn check_header(path: &Path, found: &Header, wanted: &Header) -> Result<(), Jour
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the journal is the one file the engine may touch")]
 fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
