@@ -146,7 +146,8 @@ impl Machine {
 
     fn unmount_once(&self, target: &Path) -> std::io::Result<()> {
         if self.programs().are_real() {
-            return sys_mount::unmount(target, UnmountFlags::NOFOLLOW);
+            // mountinfo names no links; and NOFOLLOW of sys-mount 3.1 is open(2)'s, which umount2(2) refuses
+            return sys_mount::unmount(target, UnmountFlags::empty());
         }
         // a machine below a directory: its list of mounts is a file
         let list = self.at("/proc/self/mountinfo");

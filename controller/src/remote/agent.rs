@@ -13,7 +13,7 @@ use landfall_proto::{
     v1, wire,
 };
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, MutexGuard, watch},
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -21,6 +21,7 @@ use tonic::{Response, Status, transport::Channel};
 
 use super::{
     channel::{self, Connection, Use},
+    follow::Light,
     link::LinkView,
     ssh::{Ssh, quote},
     tls::Trust,
@@ -79,6 +80,8 @@ struct Inner {
     controller: u64,
     current: Mutex<Option<Arc<Session>>>,
     view: watch::Sender<LinkView>,
+    /// Where the reader is among the light events.
+    light: Mutex<Light>,
     /// Connections that broke since the last answered call.
     broken: AtomicU32,
 }
@@ -119,6 +122,7 @@ impl Link {
             controller: rand::random(),
             current: Mutex::default(),
             view: watch::Sender::default(),
+            light: Mutex::default(),
             broken: AtomicU32::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -272,6 +276,11 @@ impl Link {
                 Ok(())
             }
         }
+    }
+
+    /// Returns where the reader is among the light events; one reader at a time.
+    pub(super) async fn light(&self) -> MutexGuard<'_, Light> {
+        self.inner.light.lock().await
     }
 
     /// Notes that a call was answered.

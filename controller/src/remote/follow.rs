@@ -46,7 +46,8 @@ impl Link {
         mut enough: impl FnMut(&RunState) -> bool,
         mut tell: impl FnMut(&Event),
     ) -> Result<(), LinkError> {
-        let mut light = Light::default();
+        // kept between calls, so that no line is told twice
+        let mut light = self.light().await;
         loop {
             if state.end.is_some() || enough(state) {
                 return Ok(());
@@ -127,7 +128,7 @@ impl Link {
 
 /// Where a reader is among the light events of one agent process.
 #[derive(Debug, Default)]
-struct Light {
+pub(super) struct Light {
     process: u64,
     next: u64,
 }
