@@ -38,12 +38,18 @@ pub(crate) struct Arrivals {
 impl Arrivals {
     pub(crate) fn new(machine: Machine, spool: Spool) -> Self {
         let supplied = watch::Sender::new(HashSet::new());
-        Self { machine, spool, supplied, blobs: watch::Sender::new(0) }
+        Self {
+            machine,
+            spool,
+            supplied,
+            blobs: watch::Sender::new(0),
+        }
     }
 
     /// Remembers that an input is there.
     pub(crate) fn supply(&self, input: Input) {
-        self.supplied.send_if_modified(|inputs| inputs.insert(input));
+        self.supplied
+            .send_if_modified(|inputs| inputs.insert(input));
     }
 
     /// Forgets the inputs of an earlier run.
@@ -54,11 +60,17 @@ impl Arrivals {
     async fn receive(self: Arc<Self>, blob: Blob) -> Result<Accepted, String> {
         let (io, local) = tokio::io::duplex(PIPE);
         if self.spool.complete(&blob).is_some() {
-            return Ok(Accepted { resume_from: blob.size, io, verdict: Box::pin(drain(local)) });
+            return Ok(Accepted {
+                resume_from: blob.size,
+                io,
+                verdict: Box::pin(drain(local)),
+            });
         }
         let (spool, wanted) = (self.spool.clone(), blob);
         let opened = tokio::task::spawn_blocking(move || spool.receive(&wanted)).await;
-        let incoming = opened.map_err(|e| e.to_string())?.map_err(|failure| told(&failure))?;
+        let incoming = opened
+            .map_err(|e| e.to_string())?
+            .map_err(|failure| told(&failure))?;
         let resume_from = incoming.length();
         let (tell, verdict) = oneshot::channel();
         let bridge = SyncIoBridge::new(local);
@@ -71,14 +83,29 @@ impl Arrivals {
             let _ = tell.send(kept.map(drop).map_err(|failure| told(&failure)));
         });
         drop(writer);
-        let verdict = async { verdict.await.unwrap_or_else(|_| Err("the writer ended".into())) };
-        Ok(Accepted { resume_from, io, verdict: Box::pin(verdict) })
+        let verdict = async {
+            verdict
+                .await
+                .unwrap_or_else(|_| Err("the writer ended".into()))
+        };
+        Ok(Accepted {
+            resume_from,
+            io,
+            verdict: Box::pin(verdict),
+        })
     }
 
     async fn converse(self: Arc<Self>, root: StoreRoot) -> Result<Accepted, String> {
-        let command = self.machine.nix_daemon(root).map_err(|failure| told(&failure))?;
-        let daemon =
-            self.machine.programs().pipe(&command).await.map_err(|failure| told(&failure))?;
+        let command = self
+            .machine
+            .nix_daemon(root)
+            .map_err(|failure| told(&failure))?;
+        let daemon = self
+            .machine
+            .programs()
+            .pipe(&command)
+            .await
+            .map_err(|failure| told(&failure))?;
         let (io, local) = tokio::io::duplex(PIPE);
         tokio::spawn(async move {
             let (mut stdin, mut stdout, guard) = daemon.split();
@@ -95,7 +122,11 @@ impl Arrivals {
             tokio::join!(feed, answer);
             drop(guard);
         });
-        Ok(Accepted { resume_from: 0, io, verdict: Box::pin(async { Ok(()) }) })
+        Ok(Accepted {
+            resume_from: 0,
+            io,
+            verdict: Box::pin(async { Ok(()) }),
+        })
     }
 }
 
@@ -141,11 +172,16 @@ impl Accept for Door {
 }
 
 /// Keeps what comes through the bridge until it ends, then checks the whole.
-fn keep(mut incoming: Incoming, mut bridge: SyncIoBridge<DuplexStream>) -> Result<PathBuf, Failure> {
+fn keep(
+    mut incoming: Incoming,
+    mut bridge: SyncIoBridge<DuplexStream>,
+) -> Result<PathBuf, Failure> {
     let mut buffer = vec![0; CHUNK_MAX];
     loop {
         let read = bridge.read(&mut buffer).map_err(|error| {
-            Failure::new("cannot receive a blob").because("reading the stream").caused_by(&error)
+            Failure::new("cannot receive a blob")
+                .because("reading the stream")
+                .caused_by(&error)
         })?;
         if read == 0 {
             // tells the other direction that the verdict is due only after it is known: the bridge closes on return
@@ -157,7 +193,9 @@ fn keep(mut incoming: Incoming, mut bridge: SyncIoBridge<DuplexStream>) -> Resul
 
 /// Takes what comes and throws it away.
 async fn drain(mut local: DuplexStream) -> Result<(), String> {
-    tokio::io::copy(&mut local, &mut tokio::io::sink()).await.map_err(|e| e.to_string())?;
+    tokio::io::copy(&mut local, &mut tokio::io::sink())
+        .await
+        .map_err(|e| e.to_string())?;
     Ok(())
 }
 

@@ -58,8 +58,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let mut text = format!("error: {}\n", failure.what);
-            failure.causes.iter().for_each(|cause| text.push_str(&format!("caused by: {cause}\n")));
-            failure.hints.iter().for_each(|hint| text.push_str(&format!("hint: {hint}\n")));
+            failure
+                .causes
+                .iter()
+                .for_each(|cause| text.push_str(&format!("caused by: {cause}\n")));
+            failure
+                .hints
+                .iter()
+                .for_each(|hint| text.push_str(&format!("hint: {hint}\n")));
             // whoever closed the stream does not want to know
             let _ = std::io::stderr().write_all(text.as_bytes());
             ExitCode::FAILURE
@@ -79,12 +85,12 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Spawn { dir } => {
             let mut text = String::new();
             // 64 KiB is many times what three certificates take
-            std::io::stdin().take(64 << 10).read_to_string(&mut text).map_err(|error| {
-                Failure::new("cannot read the certificates").caused_by(&error)
-            })?;
-            let credentials = serde_json::from_str(&text).map_err(|error| {
-                Failure::new("cannot read the certificates").caused_by(&error)
-            })?;
+            std::io::stdin()
+                .take(64 << 10)
+                .read_to_string(&mut text)
+                .map_err(|error| Failure::new("cannot read the certificates").caused_by(&error))?;
+            let credentials = serde_json::from_str(&text)
+                .map_err(|error| Failure::new("cannot read the certificates").caused_by(&error))?;
             print(&runtime()?.block_on(serve::spawn(&dir, &credentials))?)
         }
         Command::Proxy { dir } => tunnel::proxy(&dir),

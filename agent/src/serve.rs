@@ -83,9 +83,11 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
     command::end_leftovers();
     let callers = tunnel::listen(dir)?;
     let session = Session::open(machine)?;
-    let service = AgentServer::new(Service { session: Arc::clone(&session) })
-        .max_decoding_message_size(wire::CONTROL_MESSAGE_MAX)
-        .max_encoding_message_size(wire::CONTROL_MESSAGE_MAX);
+    let service = AgentServer::new(Service {
+        session: Arc::clone(&session),
+    })
+    .max_decoding_message_size(wire::CONTROL_MESSAGE_MAX)
+    .max_encoding_message_size(wire::CONTROL_MESSAGE_MAX);
     Server::builder()
         .http2_keepalive_interval(Some(PING))
         .initial_stream_window_size(WINDOW)
@@ -105,13 +107,23 @@ pub async fn spawn(dir: &Path, credentials: &Credentials) -> Result<Started, Fai
     let runs = machine.lock()?.is_none();
     let tls = dir.join("tls");
     files::private_directory(&tls)?;
-    let parts = [("ca", &credentials.ca), ("cert", &credentials.cert), ("key", &credentials.key)];
+    let parts = [
+        ("ca", &credentials.ca),
+        ("cert", &credentials.cert),
+        ("key", &credentials.key),
+    ];
     for (name, text) in parts {
         files::write(&tls.join(format!("{name}.pem")), text.as_bytes(), 0o600)?;
     }
     if !runs {
-        machine.start_agent(&machine::detach::own_program()?).await?;
+        machine
+            .start_agent(&machine::detach::own_program()?)
+            .await?;
     }
     let pid = tunnel::wait_until_up(dir, UP_WITHIN).await?;
-    Ok(Started { socket: tunnel::socket(dir), pid, build: identity()?.build })
+    Ok(Started {
+        socket: tunnel::socket(dir),
+        pid,
+        build: identity()?.build,
+    })
 }

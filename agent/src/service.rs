@@ -58,7 +58,9 @@ impl Agent for Service {
 
     async fn inspect(&self, _: Request<v1::InspectRequest>) -> Reply<v1::InspectReply> {
         let facts = self.session.inspect().await;
-        Ok(Response::new(v1::InspectReply { facts: wire::facts_to_wire(&facts) }))
+        Ok(Response::new(v1::InspectReply {
+            facts: wire::facts_to_wire(&facts),
+        }))
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Reply<v1::StartReply> {
@@ -68,13 +70,19 @@ impl Agent for Service {
         if order.run.as_str() != start.run_id {
             return Err(Status::invalid_argument("the order is of another run"));
         }
-        let known = self.session.start(order).map_err(|failure| refused(&failure))?;
+        let known = self
+            .session
+            .start(order)
+            .map_err(|failure| refused(&failure))?;
         let (outcome, run_id) = match known {
             Known::Started => (v1::start_reply::Outcome::Started, start.run_id),
             Known::AlreadyThere => (v1::start_reply::Outcome::AlreadyThere, start.run_id),
             Known::Other(run) => (v1::start_reply::Outcome::OtherRun, run.into()),
         };
-        Ok(Response::new(v1::StartReply { outcome: outcome.into(), run_id }))
+        Ok(Response::new(v1::StartReply {
+            outcome: outcome.into(),
+            run_id,
+        }))
     }
 
     type WatchStream = Reports;

@@ -93,7 +93,9 @@ impl Session {
     }
 
     pub(crate) fn run_id(&self) -> Option<RunId> {
-        self.current().as_ref().map(|current| current.order.run.clone())
+        self.current()
+            .as_ref()
+            .map(|current| current.order.run.clone())
     }
 
     pub(crate) fn board(&self) -> Option<Board> {
@@ -211,25 +213,38 @@ impl Session {
             Job::Kexec(_) => "kexec",
             Job::Install(_) => "install",
         };
-        let dir = self.machine.dir().join("runs").join(format!("{}-{part}", order.run));
+        let dir = self
+            .machine
+            .dir()
+            .join("runs")
+            .join(format!("{}-{part}", order.run));
         files::private_directory(&dir)?;
         let hash = blake3::hash(&wire).to_hex().to_string();
         let header = Header::new(order.run.clone(), &order.plan(), hash, wall_clock());
         let journal = Journal::open(&dir.join("journal.jsonl"), header).map_err(|error| {
-            Failure::new("cannot take up the run").caused_by(&error).code("LF0901")
+            Failure::new("cannot take up the run")
+                .caused_by(&error)
+                .code("LF0901")
         })?;
         self.machine.set_open_order(&wire)?;
         self.arrivals.forget();
         let cancel = CancellationToken::new();
         let run = Run::begin(journal, cancel.clone())?;
         let board = run.board();
-        let (machine, arrivals, told) =
-            (self.machine.clone(), Arc::clone(&self.arrivals), order.clone());
+        let (machine, arrivals, told) = (
+            self.machine.clone(),
+            Arc::clone(&self.arrivals),
+            order.clone(),
+        );
         tokio::spawn(async move {
             // how it ended is on the board
             let _ = story::tell(run, &told, &machine, &arrivals).await;
             machine.close_order();
         });
-        Ok(Current { order, board, cancel })
+        Ok(Current {
+            order,
+            board,
+            cancel,
+        })
     }
 }

@@ -43,8 +43,20 @@ async fn leave(
     deliveries: &Arc<Arrivals>,
 ) -> Result<(), Failure> {
     run.step(&Inspect { machine }).await?;
-    let image = run.step(&Image { machine, deliveries, blob: &kexec.image }).await?;
-    run.step(&Kexec { machine, run: &order.run, order: kexec, image: &image }).await?;
+    let image = run
+        .step(&Image {
+            machine,
+            deliveries,
+            blob: &kexec.image,
+        })
+        .await?;
+    run.step(&Kexec {
+        machine,
+        run: &order.run,
+        order: kexec,
+        image: &image,
+    })
+    .await?;
     Ok(())
 }
 
@@ -62,22 +74,45 @@ async fn install(
         Some(disko) => Some((format(run, disko, machine, deliveries).await?, disko.mode)),
         None => None,
     };
-    let formatted = formatted.as_ref().map(|(formatted, mode)| (formatted, *mode));
+    let formatted = formatted
+        .as_ref()
+        .map(|(formatted, mode)| (formatted, *mode));
 
     // a script that only creates what is missing may leave nothing mounted, and need not when nothing is installed
     if install.disko.is_some() || install.system.is_some() {
         let mounts = run.step(&Mount { machine, formatted }).await?;
         if let Some(system) = &install.system {
             let toplevel = &system.toplevel;
-            run.step(&Copy { machine, deliveries, system: toplevel, mounts: &mounts }).await?;
-            run.step(&Files { machine, deliveries, order: system, mounts: &mounts }).await?;
-            run.step(&Install { machine, system: toplevel, firmware: seen.firmware }).await?;
+            run.step(&Copy {
+                machine,
+                deliveries,
+                system: toplevel,
+                mounts: &mounts,
+            })
+            .await?;
+            run.step(&Files {
+                machine,
+                deliveries,
+                order: system,
+                mounts: &mounts,
+            })
+            .await?;
+            run.step(&Install {
+                machine,
+                system: toplevel,
+                firmware: seen.firmware,
+            })
+            .await?;
         }
     }
 
     if install.reboot {
         let sealed = run.step(&Seal { machine }).await?;
-        run.step(&Reboot { machine, sealed: &sealed }).await?;
+        run.step(&Reboot {
+            machine,
+            sealed: &sealed,
+        })
+        .await?;
     }
     Ok(())
 }
@@ -88,8 +123,18 @@ async fn format(
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
 ) -> Result<Formatted, Failure> {
-    let tools = run.step(&Tools { machine, deliveries, script: &disko.script }).await?;
-    let format = Format { machine, order: disko, tools: &tools };
+    let tools = run
+        .step(&Tools {
+            machine,
+            deliveries,
+            script: &disko.script,
+        })
+        .await?;
+    let format = Format {
+        machine,
+        order: disko,
+        tools: &tools,
+    };
     match disko.mode {
         DiskoMode::Mount => run.step(&MountOnly(format)).await,
         DiskoMode::Disko | DiskoMode::Format => run.step(&format).await,

@@ -71,7 +71,9 @@ async fn accept(listener: &UnixListener, dir: &Path, callers: mpsc::Sender<io::R
         let (callers, dir) = (callers.clone(), dir.to_owned());
         tokio::spawn(async move {
             // read anew for each caller: a controller that lost its key brings a new set
-            let Ok(config) = configuration(&dir) else { return };
+            let Ok(config) = configuration(&dir) else {
+                return;
+            };
             let handshake = TlsAcceptor::from(config).accept(stream);
             if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
                 // nobody serves any more: the caller sees the end of the stream
@@ -166,7 +168,10 @@ pub(crate) async fn wait_until_up(dir: &Path, within: Duration) -> Result<i32, F
     if let Some(error) = last {
         failure = failure.caused_by(&error);
     }
-    Err(failure.hint(format!("look at {} and `journalctl -u landfall-agent`", dir.join("agent.log").display())))
+    Err(failure.hint(format!(
+        "look at {} and `journalctl -u landfall-agent`",
+        dir.join("agent.log").display()
+    )))
 }
 
 /// Carries bytes between this process's standard streams and the agent, until either side ends.

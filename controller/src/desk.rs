@@ -7,8 +7,8 @@ use std::{path::PathBuf, time::Duration};
 use engine::step::Context;
 use landfall_proto::{
     event::Unit,
-    failure::Failure,
     facts::Facts,
+    failure::Failure,
     order::{Blob, Job, Order, RunId, StoreRoot},
     report::{End, RunState, Status},
     stream::mux::Mux,
@@ -23,11 +23,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    local::{
-        agents, file, keys::Credentials,
-        nix::Nix,
-        state::RunFolder,
-    },
+    local::{agents, file, keys::Credentials, nix::Nix, state::RunFolder},
     remote::{
         agent::{Link, Reach, Started},
         link::LinkView,
@@ -53,10 +49,12 @@ impl Reached {
         if self.installer {
             return Ok(());
         }
-        Err(Failure::new("refusing to install from a system that is not an installer")
-            .because("its os-release does not say `VARIANT_ID=installer`")
-            .hint("add `kexec` to `--phases`")
-            .code("LF0331"))
+        Err(
+            Failure::new("refusing to install from a system that is not an installer")
+                .because("its os-release does not say `VARIANT_ID=installer`")
+                .hint("add `kexec` to `--phases`")
+                .code("LF0331"),
+        )
     }
 }
 
@@ -107,7 +105,10 @@ struct Agent {
 
 impl Desk {
     /// Lays the desk for a run.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of its own, and there is one caller")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of its own, and there is one caller"
+    )]
     pub fn new(
         request: Request,
         run: RunId,
@@ -118,7 +119,17 @@ impl Desk {
         screen: Screen,
     ) -> Self {
         let (view, agent) = (watch::Sender::default(), Mutex::default());
-        Self { request, run, folder, sockets, credentials, login_key, screen, view, agent }
+        Self {
+            request,
+            run,
+            folder,
+            sockets,
+            credentials,
+            login_key,
+            screen,
+            view,
+            agent,
+        }
     }
 
     /// Returns the nix of this machine.
@@ -206,7 +217,10 @@ impl Desk {
 
     /// Gives the agent an order.
     pub async fn order(&self, job: Job) -> Result<(), Failure> {
-        let order = Order { run: self.run.clone(), job };
+        let order = Order {
+            run: self.run.clone(),
+            job,
+        };
         match self.link().await?.start(&order).await? {
             Started::Now | Started::AlreadyThere => Ok(()),
             Started::OtherRun(run) => Err(Failure::new("cannot begin the run")
@@ -279,7 +293,8 @@ impl Desk {
     /// Sends a file to the agent, from where an earlier try broke off.
     pub async fn send(&self, path: PathBuf, blob: &Blob, cx: &Context) -> Result<(), Failure> {
         let mux = self.mux().await?;
-        let cannot = |why: String| Failure::new(format!("cannot send {}", path.display())).because(why);
+        let cannot =
+            |why: String| Failure::new(format!("cannot send {}", path.display())).because(why);
         let target = Target::Blob(blob.clone());
         let opened = mux.open(&target, Codec::Identity);
         let opened = tokio::time::timeout(self.request.reconnect_timeout, opened).await;
@@ -338,20 +353,30 @@ impl Desk {
 
     /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
     pub async fn leave(&self) {
-        let Some(agent) = self.agent.lock().await.take() else { return };
+        let Some(agent) = self.agent.lock().await.take() else {
+            return;
+        };
         let (run, next) = match agent.state.next {
             0 => (None, 0),
             next => (Some(&self.run), next),
         };
         let left = agent.link.leave(run, next);
-        if tokio::time::timeout(Duration::from_secs(20), left).await.is_err() {
-            self.screen.note("the agent stays on the machine, since the link is gone");
+        if tokio::time::timeout(Duration::from_secs(20), left)
+            .await
+            .is_err()
+        {
+            self.screen
+                .note("the agent stays on the machine, since the link is gone");
         }
     }
 
     fn ssh_to(&self, destination: &str, port: Option<u16>) -> Ssh {
         let login = &self.request.login;
-        let options = login.options.iter().map(|option| option.as_str().to_owned()).collect();
+        let options = login
+            .options
+            .iter()
+            .map(|option| option.as_str().to_owned())
+            .collect();
         Ssh::new(destination)
             .port(port)
             .identities(login.identity.iter().cloned().collect())
@@ -390,11 +415,21 @@ impl Desk {
     }
 
     async fn link(&self) -> Result<Link, Failure> {
-        self.agent.lock().await.as_ref().map(|agent| agent.link.clone()).ok_or_else(no_agent)
+        self.agent
+            .lock()
+            .await
+            .as_ref()
+            .map(|agent| agent.link.clone())
+            .ok_or_else(no_agent)
     }
 
     async fn mux(&self) -> Result<Mux, Failure> {
-        self.agent.lock().await.as_ref().map(|agent| agent.mux.clone()).ok_or_else(no_agent)
+        self.agent
+            .lock()
+            .await
+            .as_ref()
+            .map(|agent| agent.mux.clone())
+            .ok_or_else(no_agent)
     }
 }
 

@@ -29,7 +29,10 @@ fn main() -> ExitCode {
             Err(failure) => tell(&Ended::usage(failure)),
         },
         Command::Replay { file, verbose } => {
-            let style = Style::choose(Output { json: false, verbosity: verbose.min(2) });
+            let style = Style::choose(Output {
+                json: false,
+                verbosity: verbose.min(2),
+            });
             let shown = recording(&file).and_then(|recording| replay::replay(recording, style));
             match shown {
                 Ok(()) => Exit::Done,
@@ -49,7 +52,9 @@ fn recording(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
 }
 
 fn run(work: impl Future<Output = Exit>) -> Exit {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => {
             let exit = runtime.block_on(work);
@@ -67,6 +72,12 @@ fn run(work: impl Future<Output = Exit>) -> Exit {
 /// Prints how a command ended that never had a screen.
 fn tell(ended: &Ended) -> Exit {
     // whoever closed stderr does not want to know; the exit code says it too
-    let _ = exit::write_failure(&mut std::io::stderr(), ended, None, None, landfall::screen::colors());
+    let _ = exit::write_failure(
+        &mut std::io::stderr(),
+        ended,
+        None,
+        None,
+        landfall::screen::colors(),
+    );
     ended.exit
 }

@@ -69,8 +69,15 @@ fn begin(request: &Request) -> Result<(State, RunFolder, RunId), Failure> {
     };
     let state = State::open(&host)?;
     let run = RunId::from_bytes(rand::random());
-    let order = blake3::hash(format!("{request:?}").as_bytes()).to_hex().to_string();
-    let open = OpenRun { run: run.clone(), order, boot_id: String::new(), began: now() };
+    let order = blake3::hash(format!("{request:?}").as_bytes())
+        .to_hex()
+        .to_string();
+    let open = OpenRun {
+        run: run.clone(),
+        order,
+        boot_id: String::new(),
+        began: now(),
+    };
     let folder = state.begin(&open)?;
     Ok((state, folder, run))
 }
@@ -87,7 +94,11 @@ async fn drive(
         Ok(set_up) => set_up,
         Err(failure) => return failed(failure),
     };
-    let shown = tokio::spawn(screen::show(run.board(), desk.view.subscribe(), screen.clone()));
+    let shown = tokio::spawn(screen::show(
+        run.board(),
+        desk.view.subscribe(),
+        screen.clone(),
+    ));
     let told = tokio::select! {
         told = story::tell(run, &desk) => Some(told),
         _ = tokio::signal::ctrl_c() => None,
@@ -120,16 +131,27 @@ async fn set_up(
     let order = state.current()?.map(|open| open.order).unwrap_or_default();
     let header = Header::new(run.clone(), &story::plan(&request), order, now());
     let journal = Journal::open(&folder.journal(), header).map_err(|error| {
-        Failure::new("cannot remember what is done").caused_by(&error).code("LF0901")
+        Failure::new("cannot remember what is done")
+            .caused_by(&error)
+            .code("LF0901")
     })?;
     let run_of = Run::begin(journal, CancellationToken::new())?;
     let sockets = state::socket_folder()?;
     let path: PathBuf = sockets.path().to_owned();
-    let desk =
-        Desk::new(request, run.clone(), folder, path, credentials, login_key, screen.clone());
+    let desk = Desk::new(
+        request,
+        run.clone(),
+        folder,
+        path,
+        credentials,
+        login_key,
+        screen.clone(),
+    );
     Ok((run_of, desk, sockets))
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -38,24 +38,55 @@ pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> 
     let facts = run.step(&Preflight { desk }).await?;
 
     // everything that can fail here does so before the machine is touched
-    let prepared = run.step(&Prepare { desk, facts: &facts }).await?;
+    let prepared = run
+        .step(&Prepare {
+            desk,
+            facts: &facts,
+        })
+        .await?;
 
     if asked("kexec") {
-        machine = run.step(&Kexec { desk, machine: &machine, prepared: &prepared }).await?;
+        machine = run
+            .step(&Kexec {
+                desk,
+                machine: &machine,
+                prepared: &prepared,
+            })
+            .await?;
     }
 
     // from here on the disks are not what they were
     if asked("disko") {
-        run.step(&Disko { desk, machine: &machine, prepared: &prepared }).await?;
+        run.step(&Disko {
+            desk,
+            machine: &machine,
+            prepared: &prepared,
+        })
+        .await?;
     }
     if asked("install") {
-        run.step(&Install { desk, machine: &machine, prepared: &prepared }).await?;
+        run.step(&Install {
+            desk,
+            machine: &machine,
+            prepared: &prepared,
+        })
+        .await?;
     }
     if asked("reboot") {
-        run.step(&Reboot { desk, machine: &machine, prepared: &prepared }).await?;
+        run.step(&Reboot {
+            desk,
+            machine: &machine,
+            prepared: &prepared,
+        })
+        .await?;
     }
     if asked("verify") {
-        run.step(&Verify { desk, machine: &machine, prepared: &prepared }).await?;
+        run.step(&Verify {
+            desk,
+            machine: &machine,
+            prepared: &prepared,
+        })
+        .await?;
     }
     run.finish()
 }

@@ -142,7 +142,10 @@ impl Kind {
 
     /// Whether nothing follows in this process.
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Aborted { .. } | Self::RunFinished | Self::RunFailed)
+        matches!(
+            self,
+            Self::Aborted { .. } | Self::RunFinished | Self::RunFailed
+        )
     }
 }
 
@@ -166,7 +169,11 @@ mod tests {
             light: None,
             at_ms: 9,
             step: Some("install/copy".into()),
-            kind: Kind::StepFinished { outcome: Outcome::Warned { message: "m".into() } },
+            kind: Kind::StepFinished {
+                outcome: Outcome::Warned {
+                    message: "m".into(),
+                },
+            },
         };
         let text = serde_json::to_string(&event).unwrap();
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);

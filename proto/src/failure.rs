@@ -28,7 +28,12 @@ pub struct Failure {
 impl Failure {
     /// Makes a failure with its headline.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), causes: Vec::new(), hints: Vec::new(), code: String::new() }
+        Self {
+            what: what.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+            code: String::new(),
+        }
     }
 
     /// Adds one layer of reason below those already there.
@@ -91,7 +96,9 @@ mod tests {
     #[test]
     fn layers_keep_their_order() {
         let io = std::io::Error::other("device busy");
-        let failure = Failure::new("opening /dev/vda").caused_by(&io).under("cannot format /dev/vda");
+        let failure = Failure::new("opening /dev/vda")
+            .caused_by(&io)
+            .under("cannot format /dev/vda");
         assert_eq!(failure.what, "cannot format /dev/vda");
         assert_eq!(failure.causes, ["opening /dev/vda", "device busy"]);
     }

@@ -189,7 +189,9 @@ impl Input {
 
     /// Reads its name on the wire.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::DiskoScript, Self::System].into_iter().find(|input| input.name() == name)
+        [Self::DiskoScript, Self::System]
+            .into_iter()
+            .find(|input| input.name() == name)
     }
 }
 
@@ -204,7 +206,9 @@ impl StoreRoot {
 
     /// Reads its name on the wire.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Installer, Self::Target].into_iter().find(|root| root.name() == name)
+        [Self::Installer, Self::Target]
+            .into_iter()
+            .find(|root| root.name() == name)
     }
 }
 
@@ -240,7 +244,10 @@ impl BlobHash {
 }
 
 fn malformed(text: &str, expected: &'static str) -> Malformed {
-    Malformed { text: text.chars().take(200).collect(), expected }
+    Malformed {
+        text: text.chars().take(200).collect(),
+        expected,
+    }
 }
 
 fn is_hex(text: &str, length: usize) -> bool {
@@ -251,7 +258,11 @@ impl TryFrom<String> for RunId {
     type Error = Malformed;
 
     fn try_from(text: String) -> Result<Self, Malformed> {
-        if is_hex(&text, 32) { Ok(Self(text)) } else { Err(malformed(&text, "a run id")) }
+        if is_hex(&text, 32) {
+            Ok(Self(text))
+        } else {
+            Err(malformed(&text, "a run id"))
+        }
     }
 }
 
@@ -259,7 +270,11 @@ impl TryFrom<String> for BlobHash {
     type Error = Malformed;
 
     fn try_from(text: String) -> Result<Self, Malformed> {
-        if is_hex(&text, 64) { Ok(Self(text)) } else { Err(malformed(&text, "a BLAKE3 hash")) }
+        if is_hex(&text, 64) {
+            Ok(Self(text))
+        } else {
+            Err(malformed(&text, "a BLAKE3 hash"))
+        }
     }
 }
 
@@ -268,14 +283,24 @@ impl TryFrom<String> for StorePath {
 
     fn try_from(text: String) -> Result<Self, Malformed> {
         let valid = text.strip_prefix("/nix/store/").is_some_and(|base| {
-            let (Some(hash), Some(name)) = (base.get(..32), base.get(33..)) else { return false };
+            let (Some(hash), Some(name)) = (base.get(..32), base.get(33..)) else {
+                return false;
+            };
             base.as_bytes()[32] == b'-'
-                && hash.bytes().all(|b| b"0123456789abcdfghijklmnpqrsvwxyz".contains(&b))
+                && hash
+                    .bytes()
+                    .all(|b| b"0123456789abcdfghijklmnpqrsvwxyz".contains(&b))
                 && (1..=211).contains(&name.len())
                 && !name.starts_with('.')
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-._?=".contains(&b))
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"+-._?=".contains(&b))
         });
-        if valid { Ok(Self(text)) } else { Err(malformed(&text, "a store path")) }
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err(malformed(&text, "a store path"))
+        }
     }
 }
 
@@ -307,15 +332,28 @@ mod tests {
 
     #[track_caller]
     fn check_path(text: &str, valid: bool) {
-        assert_eq!(StorePath::try_from(text.to_owned()).is_ok(), valid, "{text}");
+        assert_eq!(
+            StorePath::try_from(text.to_owned()).is_ok(),
+            valid,
+            "{text}"
+        );
     }
 
     #[test]
     fn store_paths_are_checked() {
-        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-hello-2.12", true);
-        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-hello/bin", false);
+        check_path(
+            "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-hello-2.12",
+            true,
+        );
+        check_path(
+            "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-hello/bin",
+            false,
+        );
         check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-.hidden", false);
-        check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxye-e-is-no-digit", false);
+        check_path(
+            "/nix/store/0123456789abcdfghijklmnpqrsvwxye-e-is-no-digit",
+            false,
+        );
         check_path("/nix/store/0123456789abcdfghijklmnpqrsvwxyz-", false);
         check_path("/nix/store/../../etc/passwd", false);
         check_path("/nix/store/é123456789abcdfghijklmnpqrsvwxy-x", false);
@@ -324,7 +362,11 @@ mod tests {
 
     #[test]
     fn plan_names_only_what_was_asked_for() {
-        let install = Install { disko: None, system: None, reboot: true };
+        let install = Install {
+            disko: None,
+            system: None,
+            reboot: true,
+        };
         assert_eq!(install.plan(), ["inspect", "seal", "reboot"]);
     }
 }

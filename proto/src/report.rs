@@ -95,7 +95,10 @@ impl RunState {
         if event.index < self.next {
             return Ok(());
         }
-        let illegal = |why: &str| Illegal { index: event.index, why: why.to_owned() };
+        let illegal = |why: &str| Illegal {
+            index: event.index,
+            why: why.to_owned(),
+        };
         if event.index > self.next {
             return Err(illegal(&format!("expected event {}", self.next)));
         }
@@ -111,7 +114,9 @@ impl RunState {
 
     /// Returns the step that is under way.
     pub fn running(&self) -> Option<&StepState> {
-        self.steps.iter().find(|step| step.status == Status::Running)
+        self.steps
+            .iter()
+            .find(|step| step.status == Status::Running)
     }
 
     /// Returns the failure that ended the run.
@@ -144,15 +149,20 @@ impl RunState {
             kind => {
                 let name = event.step.as_deref().ok_or("it names no step")?;
                 let step = self.steps.iter_mut().find(|step| step.name == name);
-                step.ok_or("the plan has no such step")?.apply(kind, event.at_ms)?;
+                step.ok_or("the plan has no such step")?
+                    .apply(kind, event.at_ms)?;
             }
         }
         Ok(())
     }
 
     fn apply_light(&mut self, event: &Event) {
-        let Some(name) = event.step.as_deref() else { return };
-        let Some(step) = self.steps.iter_mut().find(|step| step.name == name) else { return };
+        let Some(name) = event.step.as_deref() else {
+            return;
+        };
+        let Some(step) = self.steps.iter_mut().find(|step| step.name == name) else {
+            return;
+        };
         match &event.kind {
             Kind::Progress { done, total, unit } => step.progress = Some((*done, *total, *unit)),
             Kind::Waiting { what: text } | Kind::Line { text } => {
@@ -190,8 +200,7 @@ impl StepState {
                 self.progress = None;
             }
             Kind::StepFinished { outcome } => {
-                let without_start =
-                    matches!(outcome, Outcome::Recovered | Outcome::Skipped { .. });
+                let without_start = matches!(outcome, Outcome::Recovered | Outcome::Skipped { .. });
                 if self.status != Status::Running && !without_start {
                     return Err("the step is not under way");
                 }
@@ -232,7 +241,10 @@ impl History {
         event.light = Some(self.next_light);
         self.next_light += 1;
         let is_line = matches!(event.kind, Kind::Line { .. });
-        let slot = self.light.entry((event.step.clone().unwrap_or_default(), is_line)).or_default();
+        let slot = self
+            .light
+            .entry((event.step.clone().unwrap_or_default(), is_line))
+            .or_default();
         if !is_line {
             slot.clear();
         } else if slot.len() >= LINES_KEPT {
@@ -244,9 +256,15 @@ impl History {
 
     /// Returns what a reader lacks that has seen heavy events below `next` and light ones below `light`.
     pub fn report_since(&self, next: u64, light: u64) -> Vec<Event> {
-        let from = usize::try_from(next).unwrap_or(usize::MAX).min(self.heavy.len());
+        let from = usize::try_from(next)
+            .unwrap_or(usize::MAX)
+            .min(self.heavy.len());
         let mut events: Vec<Event> = self.heavy[from..].to_vec();
-        let newer = self.light.values().flatten().filter(|event| event.light >= Some(light));
+        let newer = self
+            .light
+            .values()
+            .flatten()
+            .filter(|event| event.light >= Some(light));
         events.extend(newer.cloned());
         // a light event comes after the heavy ones that were told before it
         events.sort_by_key(|event| (event.index, event.light.is_none(), event.light));

@@ -51,7 +51,11 @@ fn read<T: serde::de::DeserializeOwned>(
     max: usize,
 ) -> Result<T, Unreadable> {
     if bytes.len() > max {
-        return Err(Unreadable::TooLarge { what, size: bytes.len(), max });
+        return Err(Unreadable::TooLarge {
+            what,
+            size: bytes.len(),
+            max,
+        });
     }
     serde_json::from_slice(bytes).map_err(|source| Unreadable::Json { what, source })
 }
@@ -82,12 +86,20 @@ pub fn facts_to_wire(facts: &Facts) -> Vec<u8> {
 
 /// Reads the events of a report.
 pub fn events_from_wire(report: &v1::Report) -> Result<Vec<Event>, Unreadable> {
-    report.events.iter().map(|bytes| read("an event", bytes, ORDER_MAX)).collect()
+    report
+        .events
+        .iter()
+        .map(|bytes| read("an event", bytes, ORDER_MAX))
+        .collect()
 }
 
 /// Writes a report; `cursor` is what follows its last heavy and its last light event.
 pub fn report_to_wire(events: &[Event], cursor: (u64, u64)) -> v1::Report {
-    v1::Report { events: events.iter().map(write).collect(), next: cursor.0, light: cursor.1 }
+    v1::Report {
+        events: events.iter().map(write).collect(),
+        next: cursor.0,
+        light: cursor.1,
+    }
 }
 
 /// What a stream is opened for.
@@ -105,7 +117,10 @@ pub fn target_from_wire(open: &v1::Open) -> Result<Target, Unreadable> {
         Some(v1::open::Target::Blob(blob)) => {
             let hex: String = blob.hash.iter().map(|byte| format!("{byte:02x}")).collect();
             let hash = BlobHash::try_from(hex).map_err(|_| Unreadable::Field("the blob's hash"))?;
-            Ok(Target::Blob(Blob { hash, size: blob.size }))
+            Ok(Target::Blob(Blob {
+                hash,
+                size: blob.size,
+            }))
         }
         Some(v1::open::Target::Store(store)) => StoreRoot::from_name(&store.root)
             .map(Target::Store)
@@ -120,11 +135,17 @@ pub fn target_to_wire(target: &Target) -> v1::open::Target {
         Target::Blob(blob) => {
             let hex = blob.hash.as_str().as_bytes();
             let nibble = |digit: u8| (digit as char).to_digit(16).unwrap_or_default() as u8;
-            let hash = hex.chunks(2).map(|pair| nibble(pair[0]) << 4 | nibble(pair[1])).collect();
-            v1::open::Target::Blob(v1::Blob { hash, size: blob.size })
+            let hash = hex
+                .chunks(2)
+                .map(|pair| nibble(pair[0]) << 4 | nibble(pair[1]))
+                .collect();
+            v1::open::Target::Blob(v1::Blob {
+                hash,
+                size: blob.size,
+            })
         }
-        Target::Store(root) => {
-            v1::open::Target::Store(v1::Store { root: root.name().to_owned() })
-        }
+        Target::Store(root) => v1::open::Target::Store(v1::Store {
+            root: root.name().to_owned(),
+        }),
     }
 }

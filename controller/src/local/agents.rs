@@ -41,7 +41,10 @@ pub fn find(arch: &str) -> Result<AgentFile, Failure> {
         ));
     };
     let bytes = fs::read(path).map_err(|error| cannot("read", path).caused_by(&error))?;
-    Ok(AgentFile { path: path.clone(), blob: blob_of(&bytes) })
+    Ok(AgentFile {
+        path: path.clone(),
+        blob: blob_of(&bytes),
+    })
 }
 
 fn folders(named: Option<PathBuf>, beside: Option<&Path>) -> Vec<PathBuf> {
@@ -54,7 +57,10 @@ fn folders(named: Option<PathBuf>, beside: Option<&Path>) -> Vec<PathBuf> {
 
 /// Returns the hash and size of bytes in memory.
 pub fn blob_of(bytes: &[u8]) -> Blob {
-    Blob { hash: hash_of(&blake3::hash(bytes)), size: bytes.len() as u64 }
+    Blob {
+        hash: hash_of(&blake3::hash(bytes)),
+        size: bytes.len() as u64,
+    }
 }
 
 /// Writes a hash the way orders do.
@@ -69,7 +75,10 @@ mod tests {
     #[test]
     fn named_folder_is_the_only_one() {
         let beside = Path::new("/opt/bin");
-        assert_eq!(folders(Some("/x".into()), Some(beside)), [PathBuf::from("/x")]);
+        assert_eq!(
+            folders(Some("/x".into()), Some(beside)),
+            [PathBuf::from("/x")]
+        );
         assert_eq!(folders(None, Some(beside)).len(), 2);
     }
 }

@@ -33,22 +33,36 @@ pub async fn pack(directory: &Path) -> Result<Packed, Failure> {
         pack_now(&directory)
             .map_err(|failure| failure.under(format!("cannot pack {}", directory.display())))
     });
-    packed.await.expect("packing does not panic and is not aborted")
+    packed
+        .await
+        .expect("packing does not panic and is not aborted")
 }
 
 fn pack_now(directory: &Path) -> Result<Packed, Failure> {
-    if !fs::metadata(directory).map_err(broken("opening it"))?.is_dir() {
+    if !fs::metadata(directory)
+        .map_err(broken("opening it"))?
+        .is_dir()
+    {
         return Err(Failure::new("it is no directory"));
     }
     let mut file = tempfile::NamedTempFile::new().map_err(broken("making a temporary file"))?;
-    let hashed = Hashed { inner: BufWriter::new(file.as_file_mut()), hasher: blake3::Hasher::new(), size: 0 };
+    let hashed = Hashed {
+        inner: BufWriter::new(file.as_file_mut()),
+        hasher: blake3::Hasher::new(),
+        size: 0,
+    };
     let mut builder = Builder::new(hashed);
     for path in sorted(directory)? {
         append(&mut builder, directory, &path)?;
     }
-    let mut hashed = builder.into_inner().map_err(broken("writing the archive"))?;
+    let mut hashed = builder
+        .into_inner()
+        .map_err(broken("writing the archive"))?;
     hashed.flush().map_err(broken("writing the archive"))?;
-    let blob = Blob { hash: hash_of(&hashed.hasher.finalize()), size: hashed.size };
+    let blob = Blob {
+        hash: hash_of(&hashed.hasher.finalize()),
+        size: hashed.size,
+    };
     drop(hashed);
     Ok(Packed { file, blob })
 }
@@ -73,7 +87,9 @@ fn sorted(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn append(builder: &mut Builder<impl Write>, directory: &Path, path: &Path) -> Result<(), Failure> {
-    let name = path.strip_prefix(directory).expect("it was found below the directory");
+    let name = path
+        .strip_prefix(directory)
+        .expect("it was found below the directory");
     let reading = || broken(format!("reading {}", path.display()));
     let metadata = fs::symlink_metadata(path).map_err(reading())?;
     let mut header = Header::new_gnu();
@@ -86,20 +102,29 @@ fn append(builder: &mut Builder<impl Write>, directory: &Path, path: &Path) -> R
     if kind.is_symlink() {
         header.set_entry_type(EntryType::Symlink);
         let target = fs::read_link(path).map_err(reading())?;
-        builder.append_link(&mut header, name, target).map_err(reading())
+        builder
+            .append_link(&mut header, name, target)
+            .map_err(reading())
     } else if kind.is_dir() {
         header.set_entry_type(EntryType::Directory);
-        builder.append_data(&mut header, name, io::empty()).map_err(reading())
+        builder
+            .append_data(&mut header, name, io::empty())
+            .map_err(reading())
     } else if kind.is_file() {
         let opened = File::open(path).map_err(broken(format!("opening {}", path.display())))?;
         header.set_entry_type(EntryType::Regular);
         header.set_size(metadata.len());
         // a file that grows meanwhile must not run over into the next entry
         let mut content = io::Read::take(opened, metadata.len());
-        builder.append_data(&mut header, name, &mut content).map_err(reading())?;
+        builder
+            .append_data(&mut header, name, &mut content)
+            .map_err(reading())?;
         match content.limit() {
             0 => Ok(()),
-            _ => Err(Failure::new(format!("{} became shorter while it was read", path.display()))),
+            _ => Err(Failure::new(format!(
+                "{} became shorter while it was read",
+                path.display()
+            ))),
         }
     } else {
         let is = if kind.is_socket() {
@@ -172,7 +197,11 @@ mod tests {
             let entry = entry.unwrap();
             let header = entry.header();
             assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
-            (entry.path().unwrap().display().to_string(), header.mode().unwrap(), header.entry_type())
+            (
+                entry.path().unwrap().display().to_string(),
+                header.mode().unwrap(),
+                header.entry_type(),
+            )
         });
         let entries: Vec<_> = entries.filter(|(_, mode, _)| *mode != 0o644).collect();
         assert_eq!(
@@ -205,7 +234,10 @@ mod tests {
         let path = folder.path().join("s");
         let _listener = UnixListener::bind(&path).unwrap();
         let failure = pack(folder.path()).await.unwrap_err();
-        assert_eq!(failure.what, format!("cannot pack {}", folder.path().display()));
+        assert_eq!(
+            failure.what,
+            format!("cannot pack {}", folder.path().display())
+        );
         assert_eq!(failure.causes, [format!("{} is a socket", path.display())]);
     }
 

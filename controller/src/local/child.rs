@@ -34,14 +34,15 @@ pub fn tie(command: &mut Command, group: Group) {
 }
 
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "the standard library has no safe way to ask for a death signal")]
+#[expect(
+    unsafe_code,
+    reason = "the standard library has no safe way to ask for a death signal"
+)]
 fn die_with_parent(command: &mut Command) {
     use nix::sys::{prctl, signal::Signal};
     // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
     unsafe {
-        command.pre_exec(|| {
-            prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)
-        });
+        command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
     }
 }
 
@@ -129,7 +130,11 @@ pub fn printable(text: &str) -> String {
 
 /// Returns the last lines that say something, at most `count` of them and 1 KiB.
 pub fn last_lines(text: &str, count: usize) -> Vec<String> {
-    let said: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let said: Vec<&str> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
     let mut room = 1024_usize;
     let mut kept = Vec::new();
     for line in said.iter().rev().take(count) {
@@ -152,7 +157,10 @@ mod tests {
 
     #[test]
     fn text_of_others_cannot_steer_the_terminal() {
-        assert_eq!(printable("\u{1b}[31mred\u{1b}[0m\u{7} \u{1b}]0;x\r\n"), "red\u{fffd} \u{fffd}]0;x\n");
+        assert_eq!(
+            printable("\u{1b}[31mred\u{1b}[0m\u{7} \u{1b}]0;x\r\n"),
+            "red\u{fffd} \u{fffd}]0;x\n"
+        );
     }
 
     #[test]

@@ -13,8 +13,12 @@ use landfall_proto::failure::Failure;
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let write = || -> std::io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        let mut temporary = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
-        temporary.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+        let mut temporary = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempfile_in(folder)?;
+        temporary
+            .as_file()
+            .set_permissions(fs::Permissions::from_mode(0o600))?;
         temporary.write_all(bytes)?;
         temporary.as_file().sync_all()?;
         temporary.persist(path).map_err(|error| error.error)?;
@@ -27,7 +31,10 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// Makes a folder that only we can enter, and those above it. One that is there already is closed to others.
 pub fn private_folder(path: &Path) -> Result<(), Failure> {
     let make = || -> std::io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))
     };
     make().map_err(|error| cannot("make", path).caused_by(&error))
@@ -45,7 +52,9 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
 /// Opens a file to read its lines.
 pub fn open(path: &Path) -> Result<std::io::BufReader<fs::File>, Failure> {
     let opened = fs::File::open(path);
-    opened.map(std::io::BufReader::new).map_err(|error| cannot("read", path).caused_by(&error))
+    opened
+        .map(std::io::BufReader::new)
+        .map_err(|error| cannot("read", path).caused_by(&error))
 }
 
 /// A file that is read piece by piece.
@@ -63,7 +72,10 @@ pub fn read_from(path: &Path, offset: u64) -> Result<Reader, Failure> {
         Ok(file)
     });
     let file = opened.map_err(|error| cannot("read", path).caused_by(&error))?;
-    Ok(Reader { file: tokio::fs::File::from_std(file), path: path.to_owned() })
+    Ok(Reader {
+        file: tokio::fs::File::from_std(file),
+        path: path.to_owned(),
+    })
 }
 
 impl Reader {
@@ -80,7 +92,11 @@ impl Reader {
 
 /// Opens a file for appending that only we can read.
 pub fn append_private(path: &Path) -> Result<fs::File, Failure> {
-    let opened = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let opened = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path);
     opened.map_err(|error| cannot("open", path).caused_by(&error))
 }
 
@@ -100,7 +116,10 @@ mod tests {
         fs::write(&path, "old").unwrap();
         write_private(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -92,7 +92,9 @@ impl Credentials {
 
     /// Reads a set that was kept; none when there is none.
     pub fn kept(path: &Path) -> Result<Option<Self>, Failure> {
-        let Some(bytes) = file::read(path)?.map(Zeroizing::new) else { return Ok(None) };
+        let Some(bytes) = file::read(path)?.map(Zeroizing::new) else {
+            return Ok(None);
+        };
         let kept: Kept = serde_json::from_slice(&bytes)
             .map_err(|error| file::cannot("read", path).caused_by(&error))?;
         Ok(Some(Self {
@@ -121,7 +123,13 @@ fn make() -> Result<Credentials, rcgen::Error> {
     let (agent_certificate, agent_key) = sign(AGENT_NAME, ExtendedKeyUsagePurpose::ServerAuth)?;
     let (own_certificate, own_key) = sign("landfall", ExtendedKeyUsagePurpose::ClientAuth)?;
     let authority = authority.pem();
-    Ok(Credentials { authority, agent_certificate, agent_key, own_certificate, own_key })
+    Ok(Credentials {
+        authority,
+        agent_certificate,
+        agent_key,
+        own_certificate,
+        own_key,
+    })
 }
 
 fn params(names: Vec<String>, common: &str) -> Result<CertificateParams, rcgen::Error> {
@@ -140,12 +148,20 @@ pub async fn login_key(path: &Path, comment: &str) -> Result<String, Failure> {
     let public = path.with_extension("pub");
     if !path.exists() {
         let mut command = tokio::process::Command::new("ssh-keygen");
-        command.args(["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f"]).arg(path);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f"])
+            .arg(path);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         child::tie(&mut command, child::Group::Own);
         let output = command.output().await.map_err(|error| {
             let hint = "install OpenSSH's client, so that `ssh-keygen` works";
-            cannot().because("running ssh-keygen").caused_by(&error).hint(hint)
+            cannot()
+                .because("running ssh-keygen")
+                .caused_by(&error)
+                .hint(hint)
         })?;
         if !output.status.success() {
             let mut failure = cannot().because(format!("ssh-keygen ended with {}", output.status));
@@ -156,9 +172,8 @@ pub async fn login_key(path: &Path, comment: &str) -> Result<String, Failure> {
             return Err(failure);
         }
     }
-    let line = file::read(&public)?.ok_or_else(|| {
-        cannot().because(format!("there is no {}", public.display()))
-    })?;
+    let line = file::read(&public)?
+        .ok_or_else(|| cannot().because(format!("there is no {}", public.display())))?;
     Ok(String::from_utf8_lossy(&line).trim().to_owned())
 }
 

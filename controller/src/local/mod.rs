@@ -1,11 +1,14 @@
 //! This machine: files, nix, keys and what is remembered between two commands.
 //!
 //! Never talks to the target. Start reading at `state.rs`.
-#![expect(clippy::disallowed_methods, reason = "this room is the operator's machine")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this room is the operator's machine"
+)]
 
-pub mod state;
 pub mod file;
 pub mod keys;
+pub mod state;
 
 pub mod agents;
 

@@ -62,13 +62,18 @@ impl State {
         let folder = base.join("landfall").join(folder_name(host));
         file::private_folder(&folder)?;
         let lock = lock(&folder.join("lock"), host)?;
-        Ok(Self { folder, _lock: lock })
+        Ok(Self {
+            folder,
+            _lock: lock,
+        })
     }
 
     /// Returns the run that is open.
     pub fn current(&self) -> Result<Option<OpenRun>, Failure> {
         let path = self.folder.join("run.json");
-        let Some(bytes) = file::read(&path)? else { return Ok(None) };
+        let Some(bytes) = file::read(&path)? else {
+            return Ok(None);
+        };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
             cannot("read", &path)
                 .caused_by(&error)
@@ -88,7 +93,12 @@ impl State {
     /// Forgets that a run is open, and its keys. What it did stays on record.
     pub fn end(&self, run: &RunId) -> Result<(), Failure> {
         let run = self.run(run);
-        let gone = [self.folder.join("run.json"), run.credentials(), run.key(), run.public_key()];
+        let gone = [
+            self.folder.join("run.json"),
+            run.credentials(),
+            run.key(),
+            run.public_key(),
+        ];
         for path in gone {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -170,17 +180,27 @@ pub fn socket_folder() -> Result<tempfile::TempDir, Failure> {
         .filter(|path| path.is_absolute() && path.as_os_str().len() <= 40 && path.is_dir())
         .unwrap_or_else(|| PathBuf::from("/tmp"));
     let ours = fs::Permissions::from_mode(0o700);
-    let made = tempfile::Builder::new().prefix("landfall-").permissions(ours).tempdir_in(&base);
+    let made = tempfile::Builder::new()
+        .prefix("landfall-")
+        .permissions(ours)
+        .tempdir_in(&base);
     made.map_err(|error| cannot("make a folder in", &base).caused_by(&error))
 }
 
 fn lock(path: &Path, host: &str) -> Result<Flock<fs::File>, Failure> {
-    let file = fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path);
     let file = file.map_err(|error| cannot("open", path).caused_by(&error))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             // who holds it, for the message of whoever comes second; it may stay unsaid
-            let _ = lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id()));
+            let _ = lock
+                .set_len(0)
+                .and_then(|()| write!(lock, "{}", std::process::id()));
             Ok(lock)
         }
         Err((mut file, Errno::EWOULDBLOCK)) => {
@@ -201,7 +221,9 @@ fn lock(path: &Path, host: &str) -> Result<Flock<fs::File>, Failure> {
 
 fn base() -> Result<PathBuf, Failure> {
     let absolute = |name: &str| {
-        std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
     };
     absolute("XDG_STATE_HOME")
         .or_else(|| Some(absolute("HOME")?.join(".local/state")))
@@ -244,7 +266,10 @@ mod tests {
         let first = State::open_in(base.path(), "h").unwrap();
         let refused = State::open_in(base.path(), "h").unwrap_err();
         assert_eq!(refused.what, "refusing to drive h twice");
-        assert!(refused.causes[0].contains(&std::process::id().to_string()), "{refused:?}");
+        assert!(
+            refused.causes[0].contains(&std::process::id().to_string()),
+            "{refused:?}"
+        );
         State::open_in(base.path(), "other").unwrap();
         drop(first);
         State::open_in(base.path(), "h").unwrap();
@@ -274,6 +299,9 @@ mod tests {
     fn folder_for_sockets_is_short_and_ours() {
         let folder = socket_folder().unwrap();
         assert!(folder.path().as_os_str().len() < 70);
-        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
     }
 }

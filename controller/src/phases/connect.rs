@@ -29,7 +29,10 @@ impl Step for Connect<'_> {
 
     async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
         let warning = self.trust(cx).await?;
-        let reached = self.desk.reach(self.desk.pinned(self.desk.ssh()), true, cx).await?;
+        let reached = self
+            .desk
+            .reach(self.desk.pinned(self.desk.ssh()), true, cx)
+            .await?;
         Ok(match warning {
             Some(warning) => Done::warned(reached, warning),
             None => Done::new(reached),
@@ -49,9 +52,17 @@ impl Connect<'_> {
         cx.waiting("an answer");
         let ssh = desk.ssh();
         let policy = policy(desk.request.host_key);
-        let pins: Vec<String> =
-            desk.request.fingerprints.iter().map(|pin| pin.as_str().to_owned()).collect();
-        let patience = if ssh.asks() { FIRST_LOOK_PERSON } else { FIRST_LOOK };
+        let pins: Vec<String> = desk
+            .request
+            .fingerprints
+            .iter()
+            .map(|pin| pin.as_str().to_owned())
+            .collect();
+        let patience = if ssh.asks() {
+            FIRST_LOOK_PERSON
+        } else {
+            FIRST_LOOK
+        };
         let seen = host_key::look(&ssh, policy, &pins, desk.folder.path(), patience).await?;
         let host = desk.request.target.to_string();
         let verdict = host_key::decide(&seen, policy, &pins, &host, desk.screen.can_ask());
@@ -89,6 +100,9 @@ fn policy(policy: HostKeyPolicy) -> Policy {
 fn refused(host: &str, key: &HostKey) -> Failure {
     Failure::new(format!("refusing to connect to {host}"))
         .because(format!("nobody agreed to its key {}", key.fingerprint))
-        .hint(format!("if it is right, name it: `--host-key {}`", key.fingerprint))
+        .hint(format!(
+            "if it is right, name it: `--host-key {}`",
+            key.fingerprint
+        ))
         .code("LF0107")
 }

@@ -31,10 +31,15 @@ impl Step for Disko<'_> {
         self.desk.order(self.prepared.job()).await?;
         if let Some(disko) = &self.prepared.disko {
             let socket = self.desk.store(StoreRoot::Installer).await?;
-            self.desk.nix()?.copy_to(&socket.path(), &disko.script, cx).await?;
+            self.desk
+                .nix()?
+                .copy_to(&socket.path(), &disko.script, cx)
+                .await?;
             self.desk.supply(Input::DiskoScript).await?;
         }
-        self.desk.follow(&["inspect", "tools", "format", "mount"], cx).await?;
+        self.desk
+            .follow(&["inspect", "tools", "format", "mount"], cx)
+            .await?;
         Ok(Done::new(()))
     }
 

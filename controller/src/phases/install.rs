@@ -32,7 +32,10 @@ impl Step for Install<'_> {
         self.desk.follow(&["mount"], cx).await?;
         if let Some(system) = &self.prepared.system {
             let socket = self.desk.store(StoreRoot::Target).await?;
-            self.desk.nix()?.copy_to(&socket.path(), &system.toplevel, cx).await?;
+            self.desk
+                .nix()?
+                .copy_to(&socket.path(), &system.toplevel, cx)
+                .await?;
             if let Some((path, blob)) = self.prepared.extra_files() {
                 self.desk.send(path, &blob, cx).await?;
             }

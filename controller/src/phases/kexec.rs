@@ -37,7 +37,10 @@ impl Step for Kexec<'_> {
 
     async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
         let Some(image) = &self.prepared.image else {
-            return Ok(Done::skipped(self.machine.clone(), "the machine runs an installer already"));
+            return Ok(Done::skipped(
+                self.machine.clone(),
+                "the machine runs an installer already",
+            ));
         };
         let job = Job::Kexec(order::Kexec {
             image: image.blob.clone(),
@@ -70,14 +73,20 @@ impl Kexec<'_> {
                 _ => Err("what answers is no installer".to_owned()),
             },
             |seen, since| {
-                cx.waiting(format!("the installer ({} s): {}", since.as_secs(), seen.words()));
+                cx.waiting(format!(
+                    "the installer ({} s): {}",
+                    since.as_secs(),
+                    seen.words()
+                ));
             },
         )
         .await?;
         let reached = desk.reach(ssh, true, cx).await?;
         if reached.kexec_marker != desk.run.as_str() {
             return Err(Failure::new("refusing to go on after kexec")
-                .because("the installer that answers was not booted by this run: it has no marker of it")
+                .because(
+                    "the installer that answers was not booted by this run: it has no marker of it",
+                )
                 .hint("is there another machine at this address? look at the console")
                 .code("LF0330"));
         }

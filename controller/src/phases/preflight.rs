@@ -40,21 +40,28 @@ impl Step for Preflight<'_> {
 
 /// Refuses where booting an installer by kexec is known to fail.
 fn check_kexec(facts: &Facts) -> Result<(), Failure> {
-    let cannot = |why: &str| Failure::new("cannot boot an installer by kexec").because(why.to_owned());
+    let cannot =
+        |why: &str| Failure::new("cannot boot an installer by kexec").because(why.to_owned());
     if let Some(container) = &facts.container {
-        return Err(cannot(&format!("the machine is a container ({container}), whose kernel is its host's"))
-            .hint("install the host, or a virtual machine")
-            .code("LF0320"));
+        return Err(cannot(&format!(
+            "the machine is a container ({container}), whose kernel is its host's"
+        ))
+        .hint("install the host, or a virtual machine")
+        .code("LF0320"));
     }
     if facts.kexec_load_disabled == Some(true) {
-        return Err(cannot("the kernel forbids it until the next boot (kernel.kexec_load_disabled is 1)")
-            .hint("reboot with `kernel.kexec_load_disabled=0`, or boot an installer from a medium")
-            .code("LF0321"));
+        return Err(cannot(
+            "the kernel forbids it until the next boot (kernel.kexec_load_disabled is 1)",
+        )
+        .hint("reboot with `kernel.kexec_load_disabled=0`, or boot an installer from a medium")
+        .code("LF0321"));
     }
     if facts.secure_boot == Some(true) {
-        return Err(cannot("UEFI Secure Boot is on, and the installer's kernel is not signed for it")
-            .hint("turn Secure Boot off in the firmware's setup")
-            .code("LF0322"));
+        return Err(cannot(
+            "UEFI Secure Boot is on, and the installer's kernel is not signed for it",
+        )
+        .hint("turn Secure Boot off in the firmware's setup")
+        .code("LF0322"));
     }
     if let Some(word) = facts.lockdown.as_deref().filter(|word| *word != "none") {
         return Err(cannot(&format!("the kernel is locked down ({word})"))
@@ -70,9 +77,16 @@ fn warnings(facts: &Facts, kexecs: bool) -> Vec<String> {
     if !kexecs {
         return warnings;
     }
-    for interface in facts.interfaces.iter().filter(|interface| !interface.addresses.is_empty()) {
+    for interface in facts
+        .interfaces
+        .iter()
+        .filter(|interface| !interface.addresses.is_empty())
+    {
         // their addresses are put on the bare wire by the stock image (nixos-images, restore_routes)
-        let built = interface.kind.as_deref().filter(|kind| matches!(*kind, "bond" | "vlan" | "bridge"));
+        let built = interface
+            .kind
+            .as_deref()
+            .filter(|kind| matches!(*kind, "bond" | "vlan" | "bridge"));
         if let Some(kind) = built {
             warnings.push(format!(
                 "{} is a {kind}, which a stock installer does not rebuild; continuing because another interface may do",
@@ -89,16 +103,53 @@ mod tests {
 
     #[track_caller]
     fn check(facts: &Facts, code: Option<&str>) {
-        assert_eq!(check_kexec(facts).err().map(|failure| failure.code).as_deref(), code);
+        assert_eq!(
+            check_kexec(facts)
+                .err()
+                .map(|failure| failure.code)
+                .as_deref(),
+            code
+        );
     }
 
     #[test]
     fn machine_that_cannot_kexec_is_refused() {
         check(&Facts::default(), None);
-        check(&Facts { lockdown: Some("none".into()), secure_boot: Some(false), ..Facts::default() }, None);
-        check(&Facts { lockdown: Some("integrity".into()), ..Facts::default() }, Some("LF0323"));
-        check(&Facts { secure_boot: Some(true), ..Facts::default() }, Some("LF0322"));
-        check(&Facts { kexec_load_disabled: Some(true), ..Facts::default() }, Some("LF0321"));
-        check(&Facts { container: Some("lxc".into()), ..Facts::default() }, Some("LF0320"));
+        check(
+            &Facts {
+                lockdown: Some("none".into()),
+                secure_boot: Some(false),
+                ..Facts::default()
+            },
+            None,
+        );
+        check(
+            &Facts {
+                lockdown: Some("integrity".into()),
+                ..Facts::default()
+            },
+            Some("LF0323"),
+        );
+        check(
+            &Facts {
+                secure_boot: Some(true),
+                ..Facts::default()
+            },
+            Some("LF0322"),
+        );
+        check(
+            &Facts {
+                kexec_load_disabled: Some(true),
+                ..Facts::default()
+            },
+            Some("LF0321"),
+        );
+        check(
+            &Facts {
+                container: Some("lxc".into()),
+                ..Facts::default()
+            },
+            Some("LF0320"),
+        );
     }
 }

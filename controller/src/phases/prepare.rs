@@ -93,7 +93,13 @@ impl Step for Prepare<'_> {
             self.consent(disko).await?;
         }
         let reboot = phases.has(Phase::Reboot);
-        let prepared = Prepared { image, disko, system, archive, reboot };
+        let prepared = Prepared {
+            image,
+            disko,
+            system,
+            archive,
+            reboot,
+        };
         Ok(match warnings.is_empty() {
             true => Done::new(prepared),
             false => Done::warned(prepared, warnings.join(" · ")),
@@ -109,7 +115,8 @@ impl Prepare<'_> {
     /// Finds the kexec image, fetches it where it is elsewhere, and checks that it is one.
     async fn image(&self, cx: &Context) -> Result<Option<KexecImage>, Failure> {
         let request = &self.desk.request;
-        let needed = request.phases.has(Phase::Kexec) && (!self.facts.installer || request.kexec.force);
+        let needed =
+            request.phases.has(Phase::Kexec) && (!self.facts.installer || request.kexec.force);
         if !needed {
             return Ok(None);
         }
@@ -140,19 +147,28 @@ impl Prepare<'_> {
                 .hint("stop what uses memory on the machine, or boot an installer from a medium")
                 .code("LF0341"));
         }
-        Ok(Some(KexecImage { path: image.path, blob: image.blob }))
+        Ok(Some(KexecImage {
+            path: image.path,
+            blob: image.blob,
+        }))
     }
 
     async fn extra_files(&self, cx: &Context) -> Result<(Option<PathBuf>, Option<Blob>), Failure> {
         let request = &self.desk.request;
-        let Some(directory) = &request.extra_files else { return Ok((None, None)) };
+        let Some(directory) = &request.extra_files else {
+            return Ok((None, None));
+        };
         cx.waiting("the extra files to be packed");
         let packed = archive::pack(directory).await?;
         let path = self.desk.folder.keep_archive(packed.file)?;
         Ok((Some(path), Some(packed.blob)))
     }
 
-    async fn disko(&self, cx: &Context, warnings: &mut Vec<String>) -> Result<order::Disko, Failure> {
+    async fn disko(
+        &self,
+        cx: &Context,
+        warnings: &mut Vec<String>,
+    ) -> Result<order::Disko, Failure> {
         let mode = self.desk.request.disko_mode;
         let attribute = match mode {
             DiskoMode::Disko => "system.build.diskoScript",
@@ -164,7 +180,11 @@ impl Prepare<'_> {
             Some(Source::Flake(flake)) => self.disks(flake, cx, warnings).await?,
             _ => Vec::new(),
         };
-        Ok(order::Disko { script, mode, disks })
+        Ok(order::Disko {
+            script,
+            mode,
+            disks,
+        })
     }
 
     /// Builds one of the two things that are built, or finds it where it has been built already.
@@ -173,7 +193,11 @@ impl Prepare<'_> {
         match &self.desk.request.source {
             Some(Source::Flake(flake)) => nix.build(flake, attribute, cx).await,
             Some(Source::StorePaths { disko, system }) => {
-                let path = if attribute.ends_with("toplevel") { system } else { disko };
+                let path = if attribute.ends_with("toplevel") {
+                    system
+                } else {
+                    disko
+                };
                 nix.check_path(path).await
             }
             None => Err(Failure::new("cannot tell what to install")),
@@ -188,7 +212,11 @@ impl Prepare<'_> {
         warnings: &mut Vec<String>,
     ) -> Result<Vec<ConsentedDisk>, Failure> {
         let devices = "devices: builtins.attrValues (builtins.mapAttrs (name: disk: disk.device) devices.disk)";
-        let named = self.desk.nix()?.eval_json(flake, "disko.devices", Some(devices), cx).await;
+        let named = self
+            .desk
+            .nix()?
+            .eval_json(flake, "disko.devices", Some(devices), cx)
+            .await;
         let Ok(named) = named.map(|value| serde_json::from_value::<Vec<String>>(value)) else {
             warnings.push(
                 "the configuration does not say which disks it uses; continuing because its script does".to_owned(),
@@ -196,7 +224,9 @@ impl Prepare<'_> {
             return Ok(Vec::new());
         };
         let named = named.map_err(|error| {
-            Failure::new("cannot read disko.devices").because("parsing the disks' devices").caused_by(&error)
+            Failure::new("cannot read disko.devices")
+                .because("parsing the disks' devices")
+                .caused_by(&error)
         })?;
         let mut found = Vec::new();
         for device in named {
@@ -213,7 +243,12 @@ impl Prepare<'_> {
     }
 
     fn missing(&self, device: &str) -> Failure {
-        let there: Vec<&str> = self.facts.disks.iter().map(|disk| disk.device.as_str()).collect();
+        let there: Vec<&str> = self
+            .facts
+            .disks
+            .iter()
+            .map(|disk| disk.device.as_str())
+            .collect();
         Failure::new(format!("cannot find disk {device}"))
             .because(format!("the machine has {}", there.join(", ")))
             .hint("correct `disko.devices` in the configuration; names below /dev/disk/by-id stay the same")
@@ -268,9 +303,15 @@ impl Prepare<'_> {
 }
 
 fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {
-    disks.iter().find(|disk| disk.device == device || disk.links.iter().any(|link| link == device))
+    disks
+        .iter()
+        .find(|disk| disk.device == device || disk.links.iter().any(|link| link == device))
 }
 
 fn consented(device: &str, disk: &Disk) -> ConsentedDisk {
-    ConsentedDisk { device: device.to_owned(), size: disk.size, serial: disk.serial.clone() }
+    ConsentedDisk {
+        device: device.to_owned(),
+        size: disk.size,
+        serial: disk.serial.clone(),
+    }
 }

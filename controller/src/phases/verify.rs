@@ -39,7 +39,10 @@ impl Step for Verify<'_> {
         let ssh = match system.copy_host_keys {
             true => desk.pinned(ssh),
             // the first boot makes new keys: whoever logs in with our key, knows the system and is not the installer
-            false => ssh.accepting(&desk.folder.path().join("installed_known_hosts"), &desk.alias()),
+            false => ssh.accepting(
+                &desk.folder.path().join("installed_known_hosts"),
+                &desk.alias(),
+            ),
         };
         let toplevel = system.toplevel.as_str();
         let found = wait::for_boot(
@@ -53,7 +56,11 @@ impl Step for Verify<'_> {
                 (_, None) => Err("what answers is no NixOS".to_owned()),
             },
             |seen, since| {
-                cx.waiting(format!("the installed system ({} s): {}", since.as_secs(), seen.words()));
+                cx.waiting(format!(
+                    "the installed system ({} s): {}",
+                    since.as_secs(),
+                    seen.words()
+                ));
             },
         )
         .await;

@@ -3,7 +3,10 @@
 //! Every call is repeatable by design of the wire, so a call whose answer was lost is simply made again.
 
 use std::{
-    sync::{Arc, atomic::{AtomicU32, Ordering}},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -125,7 +128,9 @@ impl Link {
             light: Mutex::default(),
             broken: AtomicU32::new(0),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Returns the link as a reader sees it, now and whenever it changes.
@@ -141,7 +146,9 @@ impl Link {
     /// Lets the agent look at the machine.
     pub async fn inspect(&self) -> Result<Facts, LinkError> {
         let reply = self
-            .call(INSPECT, |mut client: Client| async move { client.inspect(v1::InspectRequest {}).await })
+            .call(INSPECT, |mut client: Client| async move {
+                client.inspect(v1::InspectRequest {}).await
+            })
             .await?;
         wire::facts_from_wire(&reply.facts).map_err(|error| unreadable(&error))
     }
@@ -163,34 +170,46 @@ impl Link {
             Outcome::Started => Ok(Started::Now),
             Outcome::AlreadyThere => Ok(Started::AlreadyThere),
             Outcome::OtherRun => Ok(Started::OtherRun(reply.run_id)),
-            Outcome::Unknown => Err(LinkError::Unreadable("it neither started nor refused".to_owned())),
+            Outcome::Unknown => Err(LinkError::Unreadable(
+                "it neither started nor refused".to_owned(),
+            )),
         }
     }
 
     /// Says that an input has been delivered.
     pub async fn supply(&self, run: &RunId, input: Input) -> Result<(), LinkError> {
-        let request =
-            v1::SupplyRequest { run_id: run.to_string(), input: input.name().to_owned() };
+        let request = v1::SupplyRequest {
+            run_id: run.to_string(),
+            input: input.name().to_owned(),
+        };
         self.call(CALL, |mut client: Client| {
-                let request = request.clone();
-                async move { client.supply(request).await }
-            }).await?;
+            let request = request.clone();
+            async move { client.supply(request).await }
+        })
+        .await?;
         Ok(())
     }
 
     /// Stops the run.
     pub async fn abort(&self, run: &RunId, by: &str) -> Result<(), LinkError> {
-        let request = v1::AbortRequest { run_id: run.to_string(), by: by.to_owned() };
+        let request = v1::AbortRequest {
+            run_id: run.to_string(),
+            by: by.to_owned(),
+        };
         self.call(CALL, |mut client: Client| {
-                let request = request.clone();
-                async move { client.abort(request).await }
-            }).await?;
+            let request = request.clone();
+            async move { client.abort(request).await }
+        })
+        .await?;
         Ok(())
     }
 
     /// Says that all events below `next` were seen; returns whether the agent lets go.
     pub async fn release(&self, run: &RunId, next: u64) -> Result<bool, LinkError> {
-        let request = v1::ReleaseRequest { run_id: run.to_string(), next };
+        let request = v1::ReleaseRequest {
+            run_id: run.to_string(),
+            next,
+        };
         let reply = self
             .call(CALL, |mut client: Client| {
                 let request = request.clone();
@@ -258,11 +277,22 @@ impl Link {
     }
 
     /// Forgets a connection that broke. An error says that making another one would change nothing.
-    pub(super) async fn broke(&self, session: &Arc<Session>, error: LinkError) -> Result<(), LinkError> {
+    pub(super) async fn broke(
+        &self,
+        session: &Arc<Session>,
+        error: LinkError,
+    ) -> Result<(), LinkError> {
         let mut current = self.inner.current.lock().await;
-        if current.as_ref().is_some_and(|now| Arc::ptr_eq(now, session)) {
+        if current
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, session))
+        {
             *current = None;
-            let view = LinkView::Retrying { attempt: 1, since_ms: 0, seen: error.seen() };
+            let view = LinkView::Retrying {
+                attempt: 1,
+                since_ms: 0,
+                seen: error.seen(),
+            };
             self.inner.view.send_replace(view);
         }
         drop(current);
@@ -317,18 +347,29 @@ impl Link {
             if !may_pass || elapsed + wait >= within {
                 self.inner.view.send_replace(LinkView::Lost { seen });
                 return Err(match error {
-                    LinkError::Lost { error, .. } => LinkError::Lost { within: elapsed, error },
+                    LinkError::Lost { error, .. } => LinkError::Lost {
+                        within: elapsed,
+                        error,
+                    },
                     error => error,
                 });
             }
             let since_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-            self.inner.view.send_replace(LinkView::Retrying { attempt: attempt + 1, since_ms, seen });
+            self.inner.view.send_replace(LinkView::Retrying {
+                attempt: attempt + 1,
+                since_ms,
+                seen,
+            });
             tokio::time::sleep(wait).await;
         }
     }
 
     async fn try_connect(&self) -> Result<Session, LinkError> {
-        let patience = if self.inner.reach.ssh.asks() { CONNECT_PERSON } else { CONNECT };
+        let patience = if self.inner.reach.ssh.asks() {
+            CONNECT_PERSON
+        } else {
+            CONNECT
+        };
         let made = tokio::time::timeout(patience, async {
             let connection = self.dial(Use::Control).await?;
             let hello = channel::hello(&connection, self.inner.controller).await?;
@@ -345,7 +386,11 @@ impl Link {
                 view.send_if_modified(|view| listen(view, silent));
             }
         });
-        Ok(Session { connection, hello, _watch: AbortOnDropHandle::new(watch) })
+        Ok(Session {
+            connection,
+            hello,
+            _watch: AbortOnDropHandle::new(watch),
+        })
     }
 
     pub(super) async fn dial(&self, purpose: Use) -> Result<Connection, LinkError> {
@@ -357,7 +402,13 @@ impl Link {
 
     /// Starts the agent again. On another boot there is no such file any more.
     async fn revive(&self) {
-        let Reach { ssh, placed, folder, credentials, .. } = &self.inner.reach;
+        let Reach {
+            ssh,
+            placed,
+            folder,
+            credentials,
+            ..
+        } = &self.inner.reach;
         let _ = upload::start(ssh, placed, folder, &credentials.for_agent()).await;
     }
 }
@@ -375,7 +426,9 @@ impl Session {
 /// Notes silence, or its end; returns whether the view changed.
 fn listen(view: &mut LinkView, silent: Duration) -> bool {
     let next = if silent > SILENCE {
-        LinkView::Silent { since_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX) }
+        LinkView::Silent {
+            since_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
+        }
     } else {
         LinkView::Up
     };
@@ -391,7 +444,10 @@ fn pause(attempt: u32) -> Duration {
     if attempt == 0 {
         return Duration::ZERO;
     }
-    PAUSE.0.saturating_mul(1 << (attempt - 1).min(8)).min(PAUSE.1)
+    PAUSE
+        .0
+        .saturating_mul(1 << (attempt - 1).min(8))
+        .min(PAUSE.1)
 }
 
 pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> LinkError {
@@ -417,7 +473,9 @@ mod tests {
         assert!(listen(&mut view, Duration::from_secs(20)));
         assert_eq!(view, LinkView::Silent { since_ms: 20_000 });
         assert!(listen(&mut view, Duration::from_secs(1)));
-        let mut view = LinkView::Lost { seen: String::new() };
+        let mut view = LinkView::Lost {
+            seen: String::new(),
+        };
         assert!(!listen(&mut view, Duration::from_secs(20)));
     }
 }

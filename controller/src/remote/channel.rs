@@ -60,12 +60,21 @@ pub(super) async fn connect(
         Use::Control => wire::CONTROL_MESSAGE_MAX,
         Use::Bulk => wire::LANE_MESSAGE_MAX,
     };
-    let client = AgentClient::new(channel).max_decoding_message_size(max).max_encoding_message_size(max);
-    Ok(Connection { client, pulse, fate })
+    let client = AgentClient::new(channel)
+        .max_decoding_message_size(max)
+        .max_encoding_message_size(max);
+    Ok(Connection {
+        client,
+        pulse,
+        fate,
+    })
 }
 
 /// Says Hello. A connection counts as up only once this has succeeded.
-pub(super) async fn hello(connection: &Connection, controller: u64) -> Result<HelloReply, LinkError> {
+pub(super) async fn hello(
+    connection: &Connection,
+    controller: u64,
+) -> Result<HelloReply, LinkError> {
     let request = HelloRequest {
         protocol_min: version::PROTOCOL_MIN,
         protocol_max: version::PROTOCOL_MAX,
@@ -124,14 +133,16 @@ async fn open(stream: TlsStream<Tunnel>, purpose: Use) -> Result<Channel, tonic:
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(30))
             .keep_alive_while_idle(true),
-        Use::Bulk => {
-            endpoint.initial_stream_window_size(16 << 20).initial_connection_window_size(16 << 20)
-        }
+        Use::Bulk => endpoint
+            .initial_stream_window_size(16 << 20)
+            .initial_connection_window_size(16 << 20),
     };
     let mut stream = Some(stream);
     let connector = tower::service_fn(move |_| {
         // a connection is made anew as a whole, by whoever watches it
-        let stream = stream.take().ok_or_else(|| io::Error::other("the connection is over"));
+        let stream = stream
+            .take()
+            .ok_or_else(|| io::Error::other("the connection is over"));
         std::future::ready(stream.map(TokioIo::new))
     });
     endpoint.connect_with_connector(connector).await

@@ -59,9 +59,15 @@ pub struct SshError {
 
 /// Phrases and their meaning; the first that is found wins, so what is more certain comes first.
 const PHRASES: &[(&str, Trouble)] = &[
-    ("REMOTE HOST IDENTIFICATION HAS CHANGED", Trouble::HostKeyChanged),
+    (
+        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        Trouble::HostKeyChanged,
+    ),
     ("REVOKED HOST KEY DETECTED", Trouble::HostKeyChanged),
-    ("differs from the key for the IP address", Trouble::HostKeyChanged),
+    (
+        "differs from the key for the IP address",
+        Trouble::HostKeyChanged,
+    ),
     ("host key is known for", Trouble::HostKeyUnknown),
     ("Host key verification failed", Trouble::HostKeyUnknown),
     ("Bad configuration option", Trouble::BadOption),
@@ -104,11 +110,16 @@ pub fn classify(said: &str, status: Option<i32>) -> Option<Trouble> {
         Some(_) => return None,
     }
     // what a jump host says about the real reason comes beside this line, which only says that nothing came
-    let (early, rest): (Vec<&str>, Vec<&str>) =
-        said.lines().partition(|line| line.starts_with("kex_exchange_identification"));
+    let (early, rest): (Vec<&str>, Vec<&str>) = said
+        .lines()
+        .partition(|line| line.starts_with("kex_exchange_identification"));
     let rest = rest.join("\n");
     let known = PHRASES.iter().find(|(phrase, _)| rest.contains(phrase));
-    let otherwise = if early.is_empty() { Trouble::Other } else { Trouble::ClosedEarly };
+    let otherwise = if early.is_empty() {
+        Trouble::Other
+    } else {
+        Trouble::ClosedEarly
+    };
     Some(known.map_or(otherwise, |(_, trouble)| *trouble))
 }
 
@@ -224,7 +235,9 @@ impl Trouble {
 
 /// Lines of ssh that say nothing about why.
 fn is_noise(line: &str) -> bool {
-    line.starts_with("Warning: Permanently added") || line.starts_with("debug") || line.starts_with("** ")
+    line.starts_with("Warning: Permanently added")
+        || line.starts_with("debug")
+        || line.starts_with("** ")
 }
 
 /// Picks the lines of ssh that say why: of its page about a changed key the new fingerprint and where the old one stands.
@@ -232,7 +245,9 @@ fn telling(trouble: Trouble, said: &str) -> Vec<String> {
     let lines = said.lines().filter(|line| !is_noise(line));
     if matches!(trouble, Trouble::HostKeyChanged | Trouble::HostKeySwapped) {
         let of_use = |line: &&str| {
-            line.starts_with("SHA256:") || line.starts_with("Offending") || line.contains("key is known for")
+            line.starts_with("SHA256:")
+                || line.starts_with("Offending")
+                || line.contains("key is known for")
         };
         return lines.filter(of_use).map(str::to_owned).collect();
     }
@@ -269,15 +284,30 @@ mod tests {
             "ssh: Could not resolve hostname nosuch.invalid: Name or service not known\r\n",
             Trouble::NoSuchHost,
         );
-        check("ssh: connect to host 127.0.0.1 port 1: Connection refused\r\n", Trouble::Refused);
-        check("ssh: connect to host 192.0.2.1 port 22: Connection timed out\r\n", Trouble::TimedOut);
+        check(
+            "ssh: connect to host 127.0.0.1 port 1: Connection refused\r\n",
+            Trouble::Refused,
+        );
+        check(
+            "ssh: connect to host 192.0.2.1 port 22: Connection timed out\r\n",
+            Trouble::TimedOut,
+        );
         check(
             "Connection timed out during banner exchange\nConnection to 127.0.0.1 port 9 timed out\n",
             Trouble::TimedOut,
         );
-        check("ssh: connect to host 192.0.2.1 port 22: No route to host\n", Trouble::Unreachable);
-        check("ssh: connect to host ::1 port 22: Network is unreachable\n", Trouble::Unreachable);
-        check("root@127.0.0.1: Permission denied (publickey).\n", Trouble::AuthRefused);
+        check(
+            "ssh: connect to host 192.0.2.1 port 22: No route to host\n",
+            Trouble::Unreachable,
+        );
+        check(
+            "ssh: connect to host ::1 port 22: Network is unreachable\n",
+            Trouble::Unreachable,
+        );
+        check(
+            "root@127.0.0.1: Permission denied (publickey).\n",
+            Trouble::AuthRefused,
+        );
         check(
             "Received disconnect from 127.0.0.1 port 2222:2: Too many authentication failures\n",
             Trouble::AuthRefused,
@@ -299,17 +329,29 @@ mod tests {
             "kex_exchange_identification: read: Connection reset by peer\nConnection reset by 127.0.0.1 port 22\n",
             Trouble::ClosedEarly,
         );
-        check("kex_exchange_identification: Connection closed by remote host\n", Trouble::ClosedEarly);
-        check("Connection closed by 127.0.0.1 port 2222\n", Trouble::ClosedEarly);
+        check(
+            "kex_exchange_identification: Connection closed by remote host\n",
+            Trouble::ClosedEarly,
+        );
+        check(
+            "Connection closed by 127.0.0.1 port 2222\n",
+            Trouble::ClosedEarly,
+        );
         check(
             "Warning: Identity file /nokey not accessible: No such file or directory.\n\
              root@127.0.0.1: Permission denied (publickey).\n",
             Trouble::BadIdentity,
         );
-        check("command-line: line 0: Bad configuration option: foo\n", Trouble::BadOption);
+        check(
+            "command-line: line 0: Bad configuration option: foo\n",
+            Trouble::BadOption,
+        );
         check("client_loop: send disconnect: Broken pipe\n", Trouble::Lost);
         check("Timeout, server 127.0.0.1 not responding.\n", Trouble::Lost);
-        check("Connection to 127.0.0.1 closed by remote host.\n", Trouble::Lost);
+        check(
+            "Connection to 127.0.0.1 closed by remote host.\n",
+            Trouble::Lost,
+        );
         check(
             "channel 0: open failed: connect failed: Connection refused\nstdio forwarding failed\n\
              Connection closed by UNKNOWN port 65535\n",
@@ -339,7 +381,10 @@ mod tests {
         assert_eq!(failure.what, "cannot connect to root@h");
         assert_eq!(
             failure.causes,
-            ["connection refused", "ssh: connect to host h port 22: Connection refused"]
+            [
+                "connection refused",
+                "ssh: connect to host h port 22: Connection refused"
+            ]
         );
         assert_eq!(failure.hints.len(), 1);
     }

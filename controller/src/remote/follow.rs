@@ -54,8 +54,11 @@ impl Link {
             }
             let session = self.session().await?;
             light.of(session.hello.process);
-            let request =
-                v1::WatchRequest { run_id: run.to_string(), next: state.next, light: light.next };
+            let request = v1::WatchRequest {
+                run_id: run.to_string(),
+                next: state.next,
+                light: light.next,
+            };
             let watched = async {
                 let mut reports = session.client().watch(request).await?.into_inner();
                 while let Some(report) = reports.message().await? {
@@ -88,14 +91,19 @@ impl Link {
             let mut connection = self.dial(Use::Bulk).await?;
             let (out, frames) = mpsc::channel(LANE_QUEUE);
             match connection.client.lane(ReceiverStream::new(frames)).await {
-                Ok(incoming) => Ok(Lane { out, incoming: incoming.into_inner() }),
+                Ok(incoming) => Ok(Lane {
+                    out,
+                    incoming: incoming.into_inner(),
+                }),
                 Err(status) => Err(match trouble::meaning(&status) {
                     Meaning::Final(error) => error,
                     Meaning::Transport(words) => connection.why(&words).await,
                 }),
             }
         };
-        tokio::time::timeout(LANE_WITHIN, open).await.unwrap_or(Err(LinkError::Late(LANE_WITHIN)))
+        tokio::time::timeout(LANE_WITHIN, open)
+            .await
+            .unwrap_or(Err(LinkError::Late(LANE_WITHIN)))
     }
 
     /// Keeps one lane under the streams, making it again whenever it breaks.
@@ -142,7 +150,11 @@ impl Light {
     }
 }
 
-fn take(report: &v1::Report, state: &mut RunState, tell: &mut impl FnMut(&Event)) -> Result<(), LinkError> {
+fn take(
+    report: &v1::Report,
+    state: &mut RunState,
+    tell: &mut impl FnMut(&Event),
+) -> Result<(), LinkError> {
     if report.next < state.next {
         return Err(LinkError::Unreadable(format!(
             "it has told {} events before, and now knows {}",
@@ -166,12 +178,24 @@ mod tests {
     use super::*;
 
     fn event(index: u64, step: Option<&str>, kind: Kind) -> Event {
-        Event { index, light: None, at_ms: 0, step: step.map(str::to_owned), kind }
+        Event {
+            index,
+            light: None,
+            at_ms: 0,
+            step: step.map(str::to_owned),
+            kind,
+        }
     }
 
     fn story() -> Vec<Event> {
         vec![
-            event(0, None, Kind::RunStarted { steps: vec!["inspect".into()] }),
+            event(
+                0,
+                None,
+                Kind::RunStarted {
+                    steps: vec!["inspect".into()],
+                },
+            ),
             event(1, Some("inspect"), Kind::StepStarted { attempt: 1 }),
         ]
     }
@@ -189,14 +213,22 @@ mod tests {
     #[test]
     fn agent_that_forgot_is_noticed() {
         let mut state = RunState::default();
-        take(&wire::report_to_wire(&story(), (2, 0)), &mut state, &mut |_| {}).unwrap();
+        take(
+            &wire::report_to_wire(&story(), (2, 0)),
+            &mut state,
+            &mut |_| {},
+        )
+        .unwrap();
         let shorter = wire::report_to_wire(&story()[..1], (1, 0));
         assert!(take(&shorter, &mut state, &mut |_| {}).is_err());
     }
 
     #[test]
     fn light_events_are_counted_per_process() {
-        let mut light = Light { process: 1, next: 7 };
+        let mut light = Light {
+            process: 1,
+            next: 7,
+        };
         light.of(1);
         assert_eq!(light.next, 7);
         light.of(2);

@@ -83,16 +83,25 @@ pub async fn look(
         trouble: Trouble::Other,
         said,
     };
-    let log = tempfile::Builder::new().prefix(".host-key-").tempfile_in(folder);
+    let log = tempfile::Builder::new()
+        .prefix(".host-key-")
+        .tempfile_in(folder);
     let log = log.map_err(|error| other(error.to_string()))?;
-    let result = ssh.clone().looking(log.path(), trust).run("exit 0", &[], deadline).await;
+    let result = ssh
+        .clone()
+        .looking(log.path(), trust)
+        .run("exit 0", &[], deadline)
+        .await;
     let asked = std::fs::read_to_string(log.path()).unwrap_or_default();
     match (result, shown_key(&asked)) {
         (Ok(_), Some(key)) => Ok(Seen::Known(key)),
-        (Err(error), Some(key)) if error.trouble == Trouble::HostKeyUnknown => Ok(Seen::Unknown(key)),
+        (Err(error), Some(key)) if error.trouble == Trouble::HostKeyUnknown => {
+            Ok(Seen::Unknown(key))
+        }
         (Err(error), _) => Err(error),
         (Ok(_), None) => Err(other(
-            "ssh did not say which key the machine has; a shared connection or an older ssh?".to_owned(),
+            "ssh did not say which key the machine has; a shared connection or an older ssh?"
+                .to_owned(),
         )),
     }
 }
@@ -103,7 +112,9 @@ pub fn decide(seen: &Seen, policy: Policy, pins: &[String], host: &str, terminal
         Seen::Known(_) => return Verdict::Trusted,
         Seen::Unknown(key) => key,
     };
-    let HostKey { kind, fingerprint, .. } = key;
+    let HostKey {
+        kind, fingerprint, ..
+    } = key;
     if !pins.is_empty() {
         let failure = Failure::new(format!("refusing to connect to {host}"))
             .because(format!("its key is {fingerprint} ({kind}), and `--host-key` names {}", pins.join(", ")))
@@ -122,7 +133,9 @@ pub fn decide(seen: &Seen, policy: Policy, pins: &[String], host: &str, terminal
         Policy::Strict => Verdict::Refuse(
             Failure::new(format!("refusing to connect to {host}"))
                 .because(format!("its key {fingerprint} ({kind}) is not known"))
-                .hint(format!("if it is right, name it: `--host-key {fingerprint}`"))
+                .hint(format!(
+                    "if it is right, name it: `--host-key {fingerprint}`"
+                ))
                 .code("LF0107"),
         ),
     }
@@ -131,12 +144,18 @@ pub fn decide(seen: &Seen, policy: Policy, pins: &[String], host: &str, terminal
 /// Whether a word is a fingerprint in the form `SHA256:` and 43 digits of base 64.
 pub fn is_fingerprint(text: &str) -> bool {
     let digits = text.strip_prefix("SHA256:").unwrap_or_default();
-    digits.len() == 43 && digits.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
+    digits.len() == 43
+        && digits
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
 }
 
 /// Writes the key down as the only one for this alias.
 pub fn pin(key: &HostKey, alias: &str, path: &Path) -> Result<(), Failure> {
-    file::write_private(path, format!("{alias} {} {}\n", key.kind, key.key).as_bytes())
+    file::write_private(
+        path,
+        format!("{alias} {} {}\n", key.kind, key.key).as_bytes(),
+    )
 }
 
 /// Finds the last key that ssh asked about.
@@ -147,7 +166,11 @@ fn shown_key(asked: &str) -> Option<HostKey> {
             (words.next()?, words.next()?, words.next()?, words.next()?);
         let shown = matches!(reason, "HOSTNAME" | "ADDRESS");
         let (kind, key) = if shown { plain(key)? } else { return None };
-        Some(HostKey { kind, key, fingerprint: fingerprint.to_owned() })
+        Some(HostKey {
+            kind,
+            key,
+            fingerprint: fingerprint.to_owned(),
+        })
     })
 }
 
@@ -201,8 +224,13 @@ mod tests {
 
     #[test]
     fn key_is_read_from_what_ssh_asked() {
-        let Seen::Unknown(key) = unknown() else { unreachable!() };
-        assert_eq!((&*key.kind, &*key.key, &*key.fingerprint), ("ssh-ed25519", KEY, FINGERPRINT));
+        let Seen::Unknown(key) = unknown() else {
+            unreachable!()
+        };
+        assert_eq!(
+            (&*key.kind, &*key.key, &*key.fingerprint),
+            ("ssh-ed25519", KEY, FINGERPRINT)
+        );
         assert!(is_fingerprint(FINGERPRINT));
         assert_eq!(shown_key("ORDER NONE NONE NONE\n"), None);
     }
@@ -218,14 +246,22 @@ mod tests {
             vec![0; 100],
         ];
         let certificate = STANDARD.encode(certificate.concat());
-        assert_eq!(plain(&certificate), Some(("ssh-ed25519".to_owned(), KEY.to_owned())));
+        assert_eq!(
+            plain(&certificate),
+            Some(("ssh-ed25519".to_owned(), KEY.to_owned()))
+        );
         assert_eq!(plain("AAAA"), None);
     }
 
     #[test]
     fn policy_decides_about_unknown_keys_only() {
-        let Seen::Unknown(key) = unknown() else { unreachable!() };
-        assert_eq!(decide(&Seen::Known(key), Policy::Strict, &[], "h", false), Verdict::Trusted);
+        let Seen::Unknown(key) = unknown() else {
+            unreachable!()
+        };
+        assert_eq!(
+            decide(&Seen::Known(key), Policy::Strict, &[], "h", false),
+            Verdict::Trusted
+        );
         let decide = |policy, terminal| decide(&unknown(), policy, &[], "h", terminal);
         assert_eq!(decide(Policy::AcceptNew, false), Verdict::Trusted);
         assert!(matches!(decide(Policy::Ask, true), Verdict::Ask(_)));

@@ -24,7 +24,9 @@ const FOLDERS: &str = "/run/landfall-bin /dev/shm/landfall-bin /tmp/landfall-bin
 ///
 /// A folder of somebody else's, or a link, is passed over: in `/tmp` anybody may have made it first.
 pub fn search(root: Root, hash: &BlobHash) -> String {
-    let script = SEARCH.replace("@folders@", FOLDERS).replace("@name@", &name(hash));
+    let script = SEARCH
+        .replace("@folders@", FOLDERS)
+        .replace("@name@", &name(hash));
     format!("exec {}sh -c '{script}'", root.prefix())
 }
 
@@ -52,7 +54,9 @@ echo landfall-place-end
 /// Says first from which offset on it wants bytes. What an earlier connection left is copied to a new file: should
 /// that connection still deliver bytes, they go to the old one.
 pub fn receive(root: Root, folder: &str, hash: &BlobHash, size: u64) -> String {
-    let script = RECEIVE.replace("@name@", &name(hash)).replace("@size@", &size.to_string());
+    let script = RECEIVE
+        .replace("@name@", &name(hash))
+        .replace("@size@", &size.to_string());
     let script = script.replace("@folder@", folder);
     format!("exec {}sh -c '{script}'", root.prefix())
 }
@@ -84,7 +88,12 @@ pub fn remove(root: Root, folder: &str) -> String {
 /// Removes an agent that is not what it should be.
 pub fn discard(root: Root, folder: &str, hash: &BlobHash) -> String {
     let path = format!("{folder}/{}", name(hash));
-    format!("exec {}rm -f {} {}", root.prefix(), quote(&path), quote(&format!("{path}.part")))
+    format!(
+        "exec {}rm -f {} {}",
+        root.prefix(),
+        quote(&path),
+        quote(&format!("{path}.part"))
+    )
 }
 
 /// Returns the name of the agent's file.
@@ -98,11 +107,19 @@ pub fn found(stdout: &[u8], root: Root, host: &str) -> Result<Place, Failure> {
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     let cannot = |why: &str| Failure::new(format!("cannot place the agent on {host}")).because(why);
     let end = lines.iter().rposition(|line| *line == "landfall-place-end");
-    let begin = end.and_then(|end| lines[..end].iter().rposition(|line| *line == "landfall-place-1"));
+    let begin = end.and_then(|end| {
+        lines[..end]
+            .iter()
+            .rposition(|line| *line == "landfall-place-1")
+    });
     let (Some(begin), Some(end)) = (begin, end) else {
         return Err(cannot("the machine's shell did not answer").code("LF0204"));
     };
-    let answer = |word: &str| lines[begin..end].iter().find_map(|line| line.strip_prefix(word));
+    let answer = |word: &str| {
+        lines[begin..end]
+            .iter()
+            .find_map(|line| line.strip_prefix(word))
+    };
     let folder = answer("folder ").filter(|folder| is_plain_path(folder)).ok_or_else(|| {
         cannot("no folder of root's allows programs")
             .because(format!("tried {FOLDERS}"))
@@ -110,7 +127,11 @@ pub fn found(stdout: &[u8], root: Root, host: &str) -> Result<Place, Failure> {
             .code("LF0205")
     })?;
     let there = answer("agent ").and_then(build_of);
-    Ok(Place { folder: folder.to_owned(), there, root })
+    Ok(Place {
+        folder: folder.to_owned(),
+        there,
+        root,
+    })
 }
 
 /// Reads the offset that `receive` starts from.
@@ -142,13 +163,21 @@ fn build_of(json: &str) -> Option<String> {
 }
 
 fn is_plain_path(path: &str) -> bool {
-    path.starts_with('/') && path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
+    path.starts_with('/')
+        && path
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
 }
 
 impl Place {
     /// Returns the command that runs the agent as root with these arguments.
     pub fn command(&self, hash: &BlobHash, arguments: &str) -> String {
-        format!("exec {}{}/{} {arguments}", self.root.prefix(), self.folder, name(hash))
+        format!(
+            "exec {}{}/{} {arguments}",
+            self.root.prefix(),
+            self.folder,
+            name(hash)
+        )
     }
 }
 
@@ -173,9 +202,17 @@ mod tests {
 
     #[test]
     fn machine_without_a_place_is_told() {
-        let failure = found(b"landfall-place-1\nlandfall-place-end\n", Root::Sudo, "h").unwrap_err();
+        let failure =
+            found(b"landfall-place-1\nlandfall-place-end\n", Root::Sudo, "h").unwrap_err();
         assert_eq!(failure.causes[0], "no folder of root's allows programs");
-        assert!(found(b"landfall-place-1\nfolder /a b\nlandfall-place-end\n", Root::Sudo, "h").is_err());
+        assert!(
+            found(
+                b"landfall-place-1\nfolder /a b\nlandfall-place-end\n",
+                Root::Sudo,
+                "h"
+            )
+            .is_err()
+        );
     }
 
     #[test]

@@ -106,8 +106,12 @@ pub fn read(stdout: &[u8]) -> Option<Machine> {
     let begin = lines[..end].iter().rposition(|line| *line == MARK)?;
     let answers = &lines[begin + 1..end];
     let all = |name: &str| -> Vec<String> {
-        let found = answers.iter().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        found.map(|value| value.trim_matches(|c| c == '"' || c == '\'').to_owned()).collect()
+        let found = answers
+            .iter()
+            .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found
+            .map(|value| value.trim_matches(|c| c == '"' || c == '\'').to_owned())
+            .collect()
     };
     let one = |name: &str| all(name).into_iter().next().unwrap_or_default();
     Some(Machine {
@@ -135,7 +139,9 @@ impl Machine {
         if self.kernel != "Linux" {
             return Err(cannot()
                 .because(format!("it runs {}, and kexec needs Linux", self.kernel))
-                .hint("boot any Linux on it, such as a rescue system, and run the same command again")
+                .hint(
+                    "boot any Linux on it, such as a rescue system, and run the same command again",
+                )
                 .code("LF0201"));
         }
         Arch::of(&self.machine).ok_or_else(|| {
@@ -151,11 +157,17 @@ impl Machine {
         self.root.ok_or_else(|| {
             let failure = Failure::new(format!("cannot become root on {host}")).code("LF0203");
             let failure = match self.locked.first() {
-                Some(program) => failure
-                    .because(format!("{program} does not allow it without a password (user number {})", self.uid)),
-                None => failure.because(format!("there is neither sudo nor doas (user number {})", self.uid)),
+                Some(program) => failure.because(format!(
+                    "{program} does not allow it without a password (user number {})",
+                    self.uid
+                )),
+                None => failure.because(format!(
+                    "there is neither sudo nor doas (user number {})",
+                    self.uid
+                )),
             };
-            failure.hint("log in as root: `root@HOST`, or allow the user `sudo -n` without a password")
+            failure
+                .hint("log in as root: `root@HOST`, or allow the user `sudo -n` without a password")
         })
     }
 }
@@ -213,12 +225,18 @@ mod tests {
         assert_eq!(machine.variant, "installer");
         assert_eq!(machine.arch("h").unwrap(), Arch::X86_64);
         let failure = machine.root("h").unwrap_err();
-        assert_eq!(failure.causes, ["sudo does not allow it without a password (user number 1000)"]);
+        assert_eq!(
+            failure.causes,
+            ["sudo does not allow it without a password (user number 1000)"]
+        );
     }
 
     #[test]
     fn answer_that_breaks_off_is_no_answer() {
-        assert_eq!(read(b"landfall-probe-1\nkernel Linux\nmachine x86_64\nuid 0\n"), None);
+        assert_eq!(
+            read(b"landfall-probe-1\nkernel Linux\nmachine x86_64\nuid 0\n"),
+            None
+        );
         assert_eq!(read(b""), None);
     }
 
@@ -228,9 +246,15 @@ mod tests {
             b"landfall-probe-1\nkernel Darwin\nmachine riscv64\nuid 0\nroot already\nlandfall-probe-end",
         )
         .unwrap();
-        assert_eq!(machine.arch("h").unwrap_err().causes, ["it runs Darwin, and kexec needs Linux"]);
+        assert_eq!(
+            machine.arch("h").unwrap_err().causes,
+            ["it runs Darwin, and kexec needs Linux"]
+        );
         machine.kernel = "Linux".to_owned();
-        assert_eq!(machine.arch("h").unwrap_err().causes, ["there is no agent for riscv64"]);
+        assert_eq!(
+            machine.arch("h").unwrap_err().causes,
+            ["there is no agent for riscv64"]
+        );
         assert_eq!(machine.root("h"), Ok(Root::Already));
     }
 }

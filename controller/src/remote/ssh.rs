@@ -126,7 +126,10 @@ impl Ssh {
     #[must_use]
     pub fn pinned(mut self, file: &Path, alias: &str) -> Self {
         let alias = alias.to_owned();
-        self.host_keys = Some(HostKeys::Pinned { file: file.to_owned(), alias });
+        self.host_keys = Some(HostKeys::Pinned {
+            file: file.to_owned(),
+            alias,
+        });
         self
     }
 
@@ -134,13 +137,19 @@ impl Ssh {
     #[must_use]
     pub fn accepting(mut self, file: &Path, alias: &str) -> Self {
         let alias = alias.to_owned();
-        self.host_keys = Some(HostKeys::First { file: file.to_owned(), alias });
+        self.host_keys = Some(HostKeys::First {
+            file: file.to_owned(),
+            alias,
+        });
         self
     }
 
     /// Writes the key that the machine shows to a file, and logs in only if it is trusted.
     pub(super) fn looking(mut self, log: &Path, trust: Trust) -> Self {
-        self.host_keys = Some(HostKeys::Look { log: log.to_owned(), trust });
+        self.host_keys = Some(HostKeys::Look {
+            log: log.to_owned(),
+            trust,
+        });
         self
     }
 
@@ -192,7 +201,11 @@ impl Ssh {
         input: &[u8],
         deadline: Duration,
     ) -> Result<Output, SshError> {
-        let stdin = if input.is_empty() { Stdio::null() } else { Stdio::piped() };
+        let stdin = if input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        };
         let mut child = self.spawn(remote, stdin)?;
         let tail = Tail::default();
         let stderr = child.stderr.take().expect("stderr is piped");
@@ -219,7 +232,11 @@ impl Ssh {
         };
         match classify::classify(&stderr, status.code()) {
             Some(trouble) => Err(self.trouble(trouble, stderr)),
-            None => Ok(Output { status: status.code(), stdout, stderr }),
+            None => Ok(Output {
+                status: status.code(),
+                stdout,
+                stderr,
+            }),
         }
     }
 
@@ -233,22 +250,37 @@ impl Ssh {
     fn spawn(&self, remote: &str, stdin: Stdio) -> Result<tokio::process::Child, SshError> {
         let mut command = Command::new(&self.program);
         command.args(self.arguments(remote));
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         // messages are read by a program; keys and agents come from the rest of the environment
         command.env("LC_ALL", "C");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         child::tie(&mut command, Group::Ours);
         command.spawn().map_err(|error| {
             let missing = error.kind() == std::io::ErrorKind::NotFound;
-            let trouble = if missing { Trouble::NoProgram } else { Trouble::Other };
+            let trouble = if missing {
+                Trouble::NoProgram
+            } else {
+                Trouble::Other
+            };
             self.trouble(trouble, error.to_string())
         })
     }
 
     fn trouble(&self, trouble: Trouble, said: String) -> SshError {
         let pinned = matches!(self.host_keys, Some(HostKeys::Pinned { .. }));
-        let trouble = if pinned { trouble.when_pinned() } else { trouble };
-        SshError { destination: self.destination.clone(), trouble, said }
+        let trouble = if pinned {
+            trouble.when_pinned()
+        } else {
+            trouble
+        };
+        SshError {
+            destination: self.destination.clone(),
+            trouble,
+            said,
+        }
     }
 
     fn host_key_options(&self) -> Vec<(&'static str, String)> {
@@ -278,7 +310,11 @@ impl Ssh {
 }
 
 fn look_options(log: &Path, trust: &Trust) -> Vec<(&'static str, String)> {
-    let pins: &[String] = if let Trust::Fingerprints(pins) = trust { pins } else { &[] };
+    let pins: &[String] = if let Trust::Fingerprints(pins) = trust {
+        pins
+    } else {
+        &[]
+    };
     let mut options = vec![
         ("KnownHostsCommand", known_hosts_command(log, pins)),
         ("FingerprintHash", "sha256".to_owned()),
@@ -341,7 +377,10 @@ fn known_hosts_command(log: &Path, pins: &[String]) -> String {
     let answer = if pins.is_empty() {
         String::new()
     } else {
-        format!(r#"; case "$4" in {}) echo "$5 $2 $3";; esac"#, pins.join("|"))
+        format!(
+            r#"; case "$4" in {}) echo "$5 $2 $3";; esac"#,
+            pins.join("|")
+        )
     };
     format!(r#"/bin/sh -c 'echo "$1 $2 $3 $4" >>"$0"{answer}' "{log}" %I %t %K %f %H"#)
 }
@@ -368,14 +407,17 @@ pub fn host_of(destination: &str) -> &str {
     text.rsplit_once('@').map_or(text, |(_, host)| host)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn line(ssh: &Ssh) -> String {
         let words = ssh.arguments("true");
-        words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+        words
+            .iter()
+            .map(|word| word.to_str().unwrap())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -393,7 +435,10 @@ mod tests {
             .options(vec!["StrictHostKeyChecking=no".into()])
             .pinned(Path::new("/s t/50%"), "run");
         let line = line(&ssh);
-        assert!(line.starts_with("-o UserKnownHostsFile=\"/s t/50%%\" "), "{line}");
+        assert!(
+            line.starts_with("-o UserKnownHostsFile=\"/s t/50%%\" "),
+            "{line}"
+        );
         assert!(line.find("Checking=yes").unwrap() < line.find("Checking=no").unwrap());
     }
 

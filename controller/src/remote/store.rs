@@ -9,11 +9,7 @@ use std::{
 };
 
 use landfall_proto::{
-    failure::Failure,
-    order::StoreRoot,
-    stream::mux::Mux,
-    v1::Codec,
-    wire::Target,
+    failure::Failure, order::StoreRoot, stream::mux::Mux, v1::Codec, wire::Target,
 };
 use tokio::{
     io::copy_bidirectional,
@@ -44,7 +40,8 @@ impl StoreSocket {
             .prefix("store-")
             .tempdir_in(folder)
             .map_err(|error| cannot(&error))?;
-        let listener = UnixListener::bind(path_in(folder.path())).map_err(|error| cannot(&error))?;
+        let listener =
+            UnixListener::bind(path_in(folder.path())).map_err(|error| cannot(&error))?;
         let token = CancellationToken::new();
         let open = token.clone().drop_guard();
         tokio::spawn(async move {
@@ -60,7 +57,10 @@ impl StoreSocket {
                 }
             }
         });
-        Ok(Self { folder, _open: open })
+        Ok(Self {
+            folder,
+            _open: open,
+        })
     }
 
     /// Returns the path of the socket.

@@ -44,13 +44,18 @@ fn configuration(credentials: &Credentials) -> io::Result<ClientConfig> {
     let own = CertificateDer::from_pem_slice(credentials.own_certificate.as_bytes());
     let key = PrivateKeyDer::from_pem_slice(credentials.own_key.expose_secret().as_bytes());
     let mut roots = RootCertStore::empty();
-    roots.add(authority.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    roots
+        .add(authority.map_err(io::Error::other)?)
+        .map_err(io::Error::other)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(io::Error::other)?
         .with_root_certificates(roots)
-        .with_client_auth_cert(vec![own.map_err(io::Error::other)?], key.map_err(io::Error::other)?)
+        .with_client_auth_cert(
+            vec![own.map_err(io::Error::other)?],
+            key.map_err(io::Error::other)?,
+        )
         .map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
@@ -58,7 +63,12 @@ fn configuration(credentials: &Credentials) -> io::Result<ClientConfig> {
 
 /// Whether words of an error are those of a peer whose certificate, or ours, was not believed.
 pub(super) fn is_distrust(words: &str) -> bool {
-    ["received fatal alert", "AlertReceived", "invalid peer certificate", "InvalidCertificate"]
-        .iter()
-        .any(|phrase| words.contains(phrase))
+    [
+        "received fatal alert",
+        "AlertReceived",
+        "invalid peer certificate",
+        "InvalidCertificate",
+    ]
+    .iter()
+    .any(|phrase| words.contains(phrase))
 }

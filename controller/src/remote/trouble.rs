@@ -101,11 +101,18 @@ impl From<SshError> for LinkError {
     fn from(error: SshError) -> Self {
         match error.trouble {
             Trouble::Remote(status) => {
-                let last = error.said.lines().map(str::trim).rfind(|line| !line.is_empty());
+                let last = error
+                    .said
+                    .lines()
+                    .map(str::trim)
+                    .rfind(|line| !line.is_empty());
                 let last = last.map_or_else(String::new, |line| format!(": {line}"));
                 Self::Gone(format!("its proxy ended with status {status}{last}"))
             }
-            trouble if trouble.may_pass() => Self::Lost { within: Duration::ZERO, error },
+            trouble if trouble.may_pass() => Self::Lost {
+                within: Duration::ZERO,
+                error,
+            },
             _ => Self::Ssh(error),
         }
     }
@@ -168,19 +175,30 @@ mod tests {
 
     #[test]
     fn status_of_a_broken_connection_may_be_tried_again() {
-        assert!(matches!(meaning(&Status::unavailable("broken pipe")), Meaning::Transport(_)));
-        assert!(matches!(meaning(&Status::unknown("h2 protocol error")), Meaning::Transport(_)));
+        assert!(matches!(
+            meaning(&Status::unavailable("broken pipe")),
+            Meaning::Transport(_)
+        ));
+        assert!(matches!(
+            meaning(&Status::unknown("h2 protocol error")),
+            Meaning::Transport(_)
+        ));
     }
 
     #[test]
     fn refusals_of_the_agent_are_final() {
         let check = |status: Status, expected: LinkError| {
-            let Meaning::Final(error) = meaning(&status) else { unreachable!("{status:?}") };
+            let Meaning::Final(error) = meaning(&status) else {
+                unreachable!("{status:?}")
+            };
             assert_eq!(error, expected);
         };
         check(Status::not_found("x"), LinkError::UnknownRun);
         check(Status::aborted("x"), LinkError::TakenOver);
-        check(Status::failed_precondition("no"), LinkError::Refused("no".into()));
+        check(
+            Status::failed_precondition("no"),
+            LinkError::Refused("no".into()),
+        );
         let alert = "received fatal alert: CertificateRequired";
         check(Status::unknown(alert), LinkError::Distrust(alert.into()));
     }

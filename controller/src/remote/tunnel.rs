@@ -68,9 +68,23 @@ impl Tunnel {
                 let _ = ended.send(Some(status.and_then(|status| status.code())));
             }
         });
-        let pulse = Pulse { began: Instant::now(), heard_ms: Arc::default() };
-        let fate = Fate { destination, pinned, tail, ended: ended_rx };
-        Self { stdin, stdout, pulse, _hold: hold, fate }
+        let pulse = Pulse {
+            began: Instant::now(),
+            heard_ms: Arc::default(),
+        };
+        let fate = Fate {
+            destination,
+            pinned,
+            tail,
+            ended: ended_rx,
+        };
+        Self {
+            stdin,
+            stdout,
+            pulse,
+            _hold: hold,
+            fate,
+        }
     }
 
     /// Returns the clock of what was heard.
@@ -127,8 +141,16 @@ impl Fate {
             (None, Some(code)) if code != 0 => Trouble::Remote(code),
             (None, _) => Trouble::Lost,
         };
-        let trouble = if self.pinned { trouble.when_pinned() } else { trouble };
-        SshError { destination: self.destination, trouble, said }
+        let trouble = if self.pinned {
+            trouble.when_pinned()
+        } else {
+            trouble
+        };
+        SshError {
+            destination: self.destination,
+            trouble,
+            said,
+        }
     }
 }
 

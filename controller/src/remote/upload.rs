@@ -52,7 +52,10 @@ pub async fn probe(ssh: &Ssh) -> Result<Machine, Failure> {
     probe::read(&output.stdout).ok_or_else(|| {
         let failure = Failure::new(format!("cannot use {}", ssh.destination()))
             .because("its login shell did not run a short sh script to the end")
-            .hint(format!("`ssh {} sh -c true` should end without a word", ssh.destination()))
+            .hint(format!(
+                "`ssh {} sh -c true` should end without a word",
+                ssh.destination()
+            ))
             .code("LF0204");
         said(failure, &output)
     })
@@ -60,7 +63,9 @@ pub async fn probe(ssh: &Ssh) -> Result<Machine, Failure> {
 
 /// Finds a place for the agent, and whether it is there already.
 pub async fn search(ssh: &Ssh, root: Root, hash: &BlobHash) -> Result<Place, Failure> {
-    let output = ssh.run(&place::search(root, hash), &[], patience(ssh)).await?;
+    let output = ssh
+        .run(&place::search(root, hash), &[], patience(ssh))
+        .await?;
     place::found(&output.stdout, root, ssh.destination()).map_err(|failure| said(failure, &output))
 }
 
@@ -81,13 +86,20 @@ pub async fn place(
     if place.there.as_deref() == Some(hash.as_str()) {
         return Ok(Placed { place, hash });
     }
-    let mut pauses = PAUSE.iter().copied().chain(std::iter::repeat(PAUSE[PAUSE.len() - 1]));
+    let mut pauses = PAUSE
+        .iter()
+        .copied()
+        .chain(std::iter::repeat(PAUSE[PAUSE.len() - 1]));
     let mut discarded = false;
     loop {
         let sent = tokio::time::timeout_at(until, send(ssh, &place, agent, &mut progress)).await;
         let sent = sent.unwrap_or_else(|_| {
             let destination = ssh.destination().to_owned();
-            Err(Sending::Ssh(SshError { destination, trouble: Trouble::TimedOut, said: String::new() }))
+            Err(Sending::Ssh(SshError {
+                destination,
+                trouble: Trouble::TimedOut,
+                said: String::new(),
+            }))
         });
         match sent {
             Ok(build) if build == hash.as_str() => return Ok(Placed { place, hash }),
@@ -99,13 +111,15 @@ pub async fn place(
             }
             Ok(_) => {
                 discarded = true;
-                ssh.run(&place::discard(root, &place.folder, &hash), &[], ASK).await?;
+                ssh.run(&place::discard(root, &place.folder, &hash), &[], ASK)
+                    .await?;
             }
             Err(Sending::Refused(failure)) => return Err(failure),
             Err(Sending::Ssh(error)) => {
                 let pause = pauses.next().expect("the pauses have no end");
                 if !error.trouble.may_pass() || Instant::now() + pause >= until {
-                    return Err(Failure::from(error).under(format!("cannot send the agent to {}", ssh.destination())));
+                    return Err(Failure::from(error)
+                        .under(format!("cannot send the agent to {}", ssh.destination())));
                 }
                 retrying(&error);
                 tokio::time::sleep(pause).await;
@@ -160,23 +174,37 @@ async fn send(
     let error = fate.told(Duration::from_secs(5)).await;
     match error.trouble {
         Trouble::Remote(status) => {
-            let mut failure = cannot_send(ssh).because(place::refused(status)).code("LF0208");
+            let mut failure = cannot_send(ssh)
+                .because(place::refused(status))
+                .code("LF0208");
             for line in last_lines(&error.said, 3) {
                 failure = failure.because(line);
             }
-            Err(Sending::Refused(failure.hint("`df -h` on the machine shows where there is room")))
+            Err(Sending::Refused(
+                failure.hint("`df -h` on the machine shows where there is room"),
+            ))
         }
         _ => Err(Sending::Ssh(error)),
     }
 }
 
 /// Starts the agent with these credentials (JSON, never kept in the clear on the way), or finds it running.
-pub async fn start(ssh: &Ssh, placed: &Placed, folder: &str, credentials: &[u8]) -> Result<Started, Failure> {
+pub async fn start(
+    ssh: &Ssh,
+    placed: &Placed,
+    folder: &str,
+    credentials: &[u8],
+) -> Result<Started, Failure> {
     let arguments = format!("spawn --dir {}", super::ssh::quote(folder));
     let command = placed.place.command(&placed.hash, &arguments);
-    let output = ssh.run(&command, credentials, START.max(patience(ssh))).await?;
+    let output = ssh
+        .run(&command, credentials, START.max(patience(ssh)))
+        .await?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let started = text.lines().rev().find_map(|line| serde_json::from_str(line.trim()).ok());
+    let started = text
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str(line.trim()).ok());
     if let (Some(0), Some(started)) = (output.status, started) {
         return Ok(started);
     }
@@ -188,7 +216,8 @@ pub async fn start(ssh: &Ssh, placed: &Placed, folder: &str, credentials: &[u8])
 
 /// Removes the agent's file and folder.
 pub async fn remove(ssh: &Ssh, place: &Place) -> Result<(), Failure> {
-    ssh.run(&place::remove(place.root, &place.folder), &[], ASK).await?;
+    ssh.run(&place::remove(place.root, &place.folder), &[], ASK)
+        .await?;
     Ok(())
 }
 

@@ -97,17 +97,27 @@ pub async fn for_boot(
 
 fn stopped(ssh: &Ssh, error: SshError) -> Failure {
     let failure = Failure::from(error);
-    failure.under(format!("cannot find {} again after its boot", ssh.destination()))
+    failure.under(format!(
+        "cannot find {} again after its boot",
+        ssh.destination()
+    ))
 }
 
 fn late(ssh: &Ssh, deadline: Duration, last: &Seen) -> Failure {
-    let failure = Failure::new(format!("cannot find {} again after its boot", ssh.destination()))
-        .because(format!("waiting {} s for it to answer", deadline.as_secs()))
-        .because(format!("the last try: {}", last.words()))
-        .code("LF0501");
+    let failure = Failure::new(format!(
+        "cannot find {} again after its boot",
+        ssh.destination()
+    ))
+    .because(format!("waiting {} s for it to answer", deadline.as_secs()))
+    .because(format!("the last try: {}", last.words()))
+    .code("LF0501");
     match last {
-        Seen::OldBoot => failure.hint("the old system goes on: look at its kernel log with `dmesg | tail`"),
-        _ => failure.hint("look at the machine's console; does it have the same address as before?"),
+        Seen::OldBoot => {
+            failure.hint("the old system goes on: look at its kernel log with `dmesg | tail`")
+        }
+        _ => {
+            failure.hint("look at the machine's console; does it have the same address as before?")
+        }
     }
 }
 
@@ -132,6 +142,9 @@ mod tests {
         )
         .await;
         assert_eq!(heard, [Seen::Trouble(Trouble::Refused)]);
-        assert_eq!(result.unwrap_err().causes[1], "the last try: connection refused");
+        assert_eq!(
+            result.unwrap_err().causes[1],
+            "the last try: connection refused"
+        );
     }
 }

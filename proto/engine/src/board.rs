@@ -45,7 +45,9 @@ impl Board {
             began: Instant::now(),
             offset,
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Returns a copy of the state.
@@ -56,7 +58,10 @@ impl Board {
     /// Returns what a reader lacks, and its next cursor.
     pub fn report_since(&self, next: u64, light: u64) -> (Vec<Event>, (u64, u64)) {
         let told = self.lock();
-        (told.history.report_since(next, light), told.history.cursor())
+        (
+            told.history.report_since(next, light),
+            told.history.cursor(),
+        )
     }
 
     /// Returns a channel that changes whenever something was told.
@@ -83,7 +88,13 @@ impl Board {
     /// Makes the heavy event that would follow, without telling it.
     pub(crate) fn next_heavy(&self, step: Option<&str>, kind: Kind) -> Event {
         let index = self.lock().state.next;
-        Event { index, light: None, at_ms: self.now_ms(), step: step.map(str::to_owned), kind }
+        Event {
+            index,
+            light: None,
+            at_ms: self.now_ms(),
+            step: step.map(str::to_owned),
+            kind,
+        }
     }
 
     /// Tells a heavy event that the journal holds already.
@@ -99,8 +110,13 @@ impl Board {
     pub(crate) fn tell_light(&self, step: Option<&str>, kind: Kind) {
         let mut told = self.lock();
         let index = told.state.next;
-        let event =
-            Event { index, light: None, at_ms: self.now_ms(), step: step.map(str::to_owned), kind };
+        let event = Event {
+            index,
+            light: None,
+            at_ms: self.now_ms(),
+            step: step.map(str::to_owned),
+            kind,
+        };
         // light events are never refused
         let _ = told.state.apply(&event);
         let event = told.history.keep(event);
@@ -129,6 +145,9 @@ impl Board {
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
-        self.inner.told.lock().expect("no holder of the board panics")
+        self.inner
+            .told
+            .lock()
+            .expect("no holder of the board panics")
     }
 }

@@ -44,7 +44,14 @@ impl Header {
     pub fn new(run: RunId, plan: &[&str], order: String, began: u64) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let plan = plan.iter().map(|&name| name.to_owned()).collect();
-        Self { format: FORMAT, run, plan, order, version, began }
+        Self {
+            format: FORMAT,
+            run,
+            plan,
+            order,
+            version,
+            began,
+        }
     }
 }
 
@@ -125,8 +132,14 @@ pub struct FileStore {
 
 impl Store for FileStore {
     fn append(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
-        written.map_err(|source| JournalError::Io { path: self.path.clone(), source })
+        let written = self
+            .file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_data());
+        written.map_err(|source| JournalError::Io {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -145,21 +158,33 @@ impl Journal<FileStore> {
     ///
     /// An existing journal must be of the same run, plan and order.
     pub fn open(path: &Path, header: Header) -> Result<Self, JournalError> {
-        let io = |source| JournalError::Io { path: path.to_owned(), source };
+        let io = |source| JournalError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let mut file = open_private(path).map_err(io)?;
         let size = file.metadata().map_err(io)?.len();
         if size > SIZE_MAX {
-            return Err(JournalError::TooLarge { path: path.to_owned(), size });
+            return Err(JournalError::TooLarge {
+                path: path.to_owned(),
+                size,
+            });
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let whole = bytes
+            .iter()
+            .rposition(|&byte| byte == b'\n')
+            .map_or(0, |at| at + 1);
         if whole < bytes.len() {
             file.set_len(whole as u64).map_err(io)?;
             file.sync_data().map_err(io)?;
         }
         file.seek(SeekFrom::End(0)).map_err(io)?;
-        let store = FileStore { path: path.to_owned(), file };
+        let store = FileStore {
+            path: path.to_owned(),
+            file,
+        };
         if whole == 0 {
             let journal = Self::begin(store, header)?;
             sync_directory(path).map_err(io)?;
@@ -167,7 +192,11 @@ impl Journal<FileStore> {
         }
         let (found, marks) = parse(path, &bytes[..whole])?;
         check_header(path, &found, &header)?;
-        Ok(Self { store, header: found, marks })
+        Ok(Self {
+            store,
+            header: found,
+            marks,
+        })
     }
 }
 
@@ -175,7 +204,11 @@ impl<S: Store> Journal<S> {
     /// Begins an empty journal.
     pub fn begin(mut store: S, header: Header) -> Result<Self, JournalError> {
         store.append(&line(&header))?;
-        Ok(Self { store, header, marks: Vec::new() })
+        Ok(Self {
+            store,
+            header,
+            marks: Vec::new(),
+        })
     }
 
     /// Appends a mark. Returns only once it would survive a crash.
@@ -193,8 +226,11 @@ fn line<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<(Header, Vec<Mark>), JournalError> {
-    let damaged =
-        |line, source| JournalError::Damaged { path: path.to_owned(), line: line + 1, source };
+    let damaged = |line, source| JournalError::Damaged {
+        path: path.to_owned(),
+        line: line + 1,
+        source,
+    };
     let mut lines = bytes.split_inclusive(|&byte| byte == b'\n').enumerate();
     let first = lines.next().map_or(&[][..], |(_, line)| line);
     let header: Header = serde_json::from_slice(first).map_err(|source| damaged(0, source))?;
@@ -207,7 +243,10 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(Header, Vec<Mark>), JournalError>
             if state.next == before + 1 {
                 return Ok(());
             }
-            Err(Illegal { index: mark.event.index, why: "it is there already".to_owned() })
+            Err(Illegal {
+                index: mark.event.index,
+                why: "it is there already".to_owned(),
+            })
         });
         applied.map_err(|source| JournalError::Illegal {
             path: path.to_owned(),
@@ -227,11 +266,18 @@ fn check_header(path: &Path, found: &Header, wanted: &Header) -> Result<(), Jour
         ("order", found.order != wanted.order),
     ];
     match differs.into_iter().find(|(_, differs)| *differs) {
-        Some((what, _)) => Err(JournalError::Other { path: path.to_owned(), what }),
+        Some((what, _)) => Err(JournalError::Other {
+            path: path.to_owned(),
+            what,
+        }),
         None => Ok(()),
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the journal is the one file the engine may touch"
+)]
 fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
@@ -241,5 +287,11 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 
 fn open_private(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }

@@ -33,9 +33,16 @@ impl<S: Store> Run<S> {
         let offset = journal.marks.last().map_or(0, |mark| mark.event.at_ms);
         let board = Board::new(Duration::from_millis(offset));
         for mark in &journal.marks {
-            board.tell_heavy(mark.event.clone()).expect("the journal was checked when it was read");
+            board
+                .tell_heavy(mark.event.clone())
+                .expect("the journal was checked when it was read");
         }
-        let mut run = Self { journal, board, cancel, next: 0 };
+        let mut run = Self {
+            journal,
+            board,
+            cancel,
+            next: 0,
+        };
         if run.journal.marks.is_empty() {
             let steps = run.journal.header.plan.clone();
             run.mark(None, Kind::RunStarted { steps }, None)?;
@@ -72,40 +79,61 @@ impl<S: Store> Run<S> {
         let planned = self.journal.header.plan.get(self.next).map(String::as_str);
         assert_eq!(planned, Some(name), "plan and story name the same steps");
         self.next += 1;
-        let outcome = Outcome::Skipped { reason: reason.to_owned() };
+        let outcome = Outcome::Skipped {
+            reason: reason.to_owned(),
+        };
         self.mark(Some(name), Kind::StepFinished { outcome }, None)
     }
 
     /// Ends the run after its last step.
     pub fn finish(mut self) -> Result<(), Failure> {
-        assert_eq!(self.next, self.journal.header.plan.len(), "all steps of the plan are over");
+        assert_eq!(
+            self.next,
+            self.journal.header.plan.len(),
+            "all steps of the plan are over"
+        );
         self.mark(None, Kind::RunFinished, None)
     }
 
     async fn recover_or_run<T: Step>(&mut self, step: &T) -> Result<T::Proof, Failure> {
         if let Some(proof) = self.earlier_proof::<T>() {
             if step.still_true(&proof).await {
-                let kind = Kind::StepFinished { outcome: Outcome::Recovered };
+                let kind = Kind::StepFinished {
+                    outcome: Outcome::Recovered,
+                };
                 let value = serde_json::to_value(&proof).ok();
                 self.mark(Some(T::NAME), kind, value)?;
                 return Ok(proof);
             }
             if T::REPEAT == Repeat::Never {
-                return Err(refused::<T>("what it did is no longer found on the machine"));
+                return Err(refused::<T>(
+                    "what it did is no longer found on the machine",
+                ));
             }
         }
         if self.was_cut_off(T::NAME) && T::REPEAT == Repeat::Never {
             return Err(refused::<T>("it was cut off half way"));
         }
         let done = self.attempts(step).await?;
-        let value = serde_json::to_value(&done.proof)
-            .map_err(|error| Failure::new(format!("cannot journal {}", T::NAME)).caused_by(&error))?;
-        self.mark(Some(T::NAME), Kind::StepFinished { outcome: done.outcome }, Some(value))?;
+        let value = serde_json::to_value(&done.proof).map_err(|error| {
+            Failure::new(format!("cannot journal {}", T::NAME)).caused_by(&error)
+        })?;
+        self.mark(
+            Some(T::NAME),
+            Kind::StepFinished {
+                outcome: done.outcome,
+            },
+            Some(value),
+        )?;
         Ok(done.proof)
     }
 
     async fn attempts<T: Step>(&mut self, step: &T) -> Result<Done<T::Proof>, Failure> {
-        let before = self.board.state().step(T::NAME).map_or(0, |state| state.attempt);
+        let before = self
+            .board
+            .state()
+            .step(T::NAME)
+            .map_or(0, |state| state.attempt);
         let attempt = before + 1;
         self.mark(Some(T::NAME), Kind::StepStarted { attempt }, None)?;
         let cx = Context::new(T::NAME, self.board.clone(), self.cancel.clone());
@@ -125,7 +153,13 @@ impl<S: Store> Run<S> {
             };
             tries += 1;
             let cause = failure.to_string();
-            self.board.tell_light(Some(T::NAME), Kind::Retry { attempt: tries, cause });
+            self.board.tell_light(
+                Some(T::NAME),
+                Kind::Retry {
+                    attempt: tries,
+                    cause,
+                },
+            );
             tokio::time::sleep(T::RETRY.pause).await;
         }
     }
@@ -143,36 +177,66 @@ impl<S: Store> Run<S> {
 
     fn was_cut_off(&self, name: &str) -> bool {
         let state = self.board.state();
-        state.step(name).is_some_and(|step| {
-            matches!(step.status, Status::Running | Status::Failed(_))
-        })
+        state
+            .step(name)
+            .is_some_and(|step| matches!(step.status, Status::Running | Status::Failed(_)))
     }
 
     fn end_failed(&mut self, name: &str, failure: &Failure) -> Result<(), Failure> {
-        let running = self.board.state().step(name).map(|step| step.status.clone());
+        let running = self
+            .board
+            .state()
+            .step(name)
+            .map(|step| step.status.clone());
         if running != Some(Status::Running) {
             // refused before it began: the journal shows the refusal as a try that failed
             let attempt = self.board.state().step(name).map_or(0, |step| step.attempt) + 1;
             self.mark(Some(name), Kind::StepStarted { attempt }, None)?;
         }
-        self.mark(Some(name), Kind::StepFailed { failure: failure.clone() }, None)?;
+        self.mark(
+            Some(name),
+            Kind::StepFailed {
+                failure: failure.clone(),
+            },
+            None,
+        )?;
         if self.cancel.is_cancelled() {
-            self.mark(None, Kind::Aborted { by: "request".to_owned() }, None)
+            self.mark(
+                None,
+                Kind::Aborted {
+                    by: "request".to_owned(),
+                },
+                None,
+            )
         } else {
             self.mark(None, Kind::RunFailed, None)
         }
     }
 
-    fn mark(&mut self, step: Option<&str>, kind: Kind, proof: Option<Value>) -> Result<(), Failure> {
+    fn mark(
+        &mut self,
+        step: Option<&str>,
+        kind: Kind,
+        proof: Option<Value>,
+    ) -> Result<(), Failure> {
         let event = self.board.next_heavy(step, kind);
-        self.journal.append(Mark { event: event.clone(), proof }).map_err(|e| cannot_journal(&e))?;
-        self.board.tell_heavy(event).expect("a run tells its own events in order");
+        self.journal
+            .append(Mark {
+                event: event.clone(),
+                proof,
+            })
+            .map_err(|e| cannot_journal(&e))?;
+        self.board
+            .tell_heavy(event)
+            .expect("a run tells its own events in order");
         Ok(())
     }
 }
 
 fn cannot_journal(error: &JournalError) -> Failure {
-    Failure::new("cannot remember what was done").caused_by(error).code("LF0901")
+    Failure::new("cannot remember what was done")
+        .caused_by(error)
+        .code("LF0901")
 }
 
 fn refused<T: Step>(why: &str) -> Failure {

@@ -31,7 +31,10 @@ pub struct Retry {
 
 impl Retry {
     /// One try.
-    pub const NEVER: Self = Self { tries: 1, pause: Duration::ZERO };
+    pub const NEVER: Self = Self {
+        tries: 1,
+        pause: Duration::ZERO,
+    };
 }
 
 /// What a step that ended well hands back.
@@ -46,17 +49,30 @@ pub struct Done<P> {
 impl<P> Done<P> {
     /// The work was done.
     pub fn new(proof: P) -> Self {
-        Self { proof, outcome: Outcome::Done }
+        Self {
+            proof,
+            outcome: Outcome::Done,
+        }
     }
 
     /// The work was done, and something should be known about it.
     pub fn warned(proof: P, message: impl Into<String>) -> Self {
-        Self { proof, outcome: Outcome::Warned { message: message.into() } }
+        Self {
+            proof,
+            outcome: Outcome::Warned {
+                message: message.into(),
+            },
+        }
     }
 
     /// There was nothing to do.
     pub fn skipped(proof: P, reason: impl Into<String>) -> Self {
-        Self { proof, outcome: Outcome::Skipped { reason: reason.into() } }
+        Self {
+            proof,
+            outcome: Outcome::Skipped {
+                reason: reason.into(),
+            },
+        }
     }
 }
 
@@ -88,7 +104,11 @@ pub struct Context {
 
 impl Context {
     pub(crate) fn new(step: &str, board: Board, cancel: CancellationToken) -> Self {
-        Self { step: step.to_owned(), board, cancel }
+        Self {
+            step: step.to_owned(),
+            board,
+            cancel,
+        }
     }
 
     /// Tells how far the step is.
@@ -103,7 +123,9 @@ impl Context {
 
     /// Tells a line of output of a program.
     pub fn line(&self, text: impl Into<String>) {
-        self.tell(Kind::Line { text: printable(&text.into()) });
+        self.tell(Kind::Line {
+            text: printable(&text.into()),
+        });
     }
 
     /// Completes when somebody asked the run to stop.
@@ -130,5 +152,14 @@ impl Context {
 
 /// Removes control characters, which could steer the terminal of whoever reads.
 fn printable(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+    text.trim_end()
+        .chars()
+        .map(|c| {
+            if c.is_control() && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }

@@ -33,7 +33,9 @@ impl Encode {
 
     /// Encodes bytes so that the receiver can decode all of them at once.
     pub(super) fn encode(&mut self, data: &[u8]) -> io::Result<Vec<u8>> {
-        let Self::Zstd(encoder) = self else { return Ok(data.to_vec()) };
+        let Self::Zstd(encoder) = self else {
+            return Ok(data.to_vec());
+        };
         let mut out = vec![0; zstd::zstd_safe::compress_bound(data.len()) + 1024];
         let mut output = OutBuffer::around(&mut out[..]);
         let mut input = InBuffer::around(data);

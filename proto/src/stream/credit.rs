@@ -26,7 +26,12 @@ pub(super) struct Credit {
 
 impl Credit {
     pub(super) fn new() -> Self {
-        Self { window: FIRST, round_trip: None, acked: 0, since: None }
+        Self {
+            window: FIRST,
+            round_trip: None,
+            acked: 0,
+            since: None,
+        }
     }
 
     /// Returns how many bytes may be unacknowledged.
@@ -36,7 +41,9 @@ impl Credit {
 
     /// Takes in that `bytes` were acknowledged that had been sent `round_trip` ago.
     pub(super) fn acked(&mut self, bytes: u64, round_trip: Duration, now: Instant) {
-        let least = self.round_trip.map_or(round_trip, |known| known.min(round_trip));
+        let least = self
+            .round_trip
+            .map_or(round_trip, |known| known.min(round_trip));
         self.round_trip = Some(least);
         let since = *self.since.get_or_insert(now);
         self.acked += bytes;
@@ -67,7 +74,11 @@ mod tests {
             now += round_trip;
             credit.acked(carried, round_trip, now);
         }
-        assert!((1_800_000..2_000_000).contains(&credit.window()), "{}", credit.window());
+        assert!(
+            (1_800_000..2_000_000).contains(&credit.window()),
+            "{}",
+            credit.window()
+        );
     }
 
     #[test]

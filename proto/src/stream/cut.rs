@@ -31,7 +31,11 @@ impl Accept for Echo {
                 let _ = tokio::io::copy(&mut read, &mut write).await;
                 let _ = write.shutdown().await;
             });
-            Ok(Accepted { resume_from: 0, io, verdict: Box::pin(async { Ok(()) }) })
+            Ok(Accepted {
+                resume_from: 0,
+                io,
+                verdict: Box::pin(async { Ok(()) }),
+            })
         })
     }
 }
@@ -40,7 +44,11 @@ impl Accept for Echo {
 async fn join(near: &Mux, far: &Mux, frames: usize) {
     let (near_tx, near_rx) = mpsc::channel::<v1::Frame>(2);
     let (far_tx, far_rx) = mpsc::channel::<v1::Frame>(2);
-    let cut = |rx| ReceiverStream::new(rx).take(frames).map(Ok::<_, Infallible>);
+    let cut = |rx| {
+        ReceiverStream::new(rx)
+            .take(frames)
+            .map(Ok::<_, Infallible>)
+    };
     tokio::select! {
         _ = near.lane(near_tx, cut(far_rx)) => {}
         _ = far.lane(far_tx, cut(near_rx)) => {}
@@ -60,7 +68,10 @@ async fn echo(data: Vec<u8>, cuts: Vec<Vec<usize>>, codec: v1::Codec) -> (Vec<u8
             }
         });
     }
-    let opened = near.open(&Target::Store(StoreRoot::Target), codec).await.unwrap();
+    let opened = near
+        .open(&Target::Store(StoreRoot::Target), codec)
+        .await
+        .unwrap();
     let (mut read, mut write) = tokio::io::split(opened.io);
     tokio::spawn(async move {
         write.write_all(&data).await.unwrap();
@@ -75,12 +86,21 @@ async fn echo(data: Vec<u8>, cuts: Vec<Vec<usize>>, codec: v1::Codec) -> (Vec<u8
 #[track_caller]
 fn check(length: usize, cuts: Vec<Vec<usize>>, codec: v1::Codec) -> u64 {
     let data: Vec<u8> = (0..length).map(|i| (i * i / 251) as u8).collect();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     let work = echo(data.clone(), cuts, codec);
-    let done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), work).await });
+    let done =
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), work).await });
     let (back, resent) = done.expect("the stream ends");
-    assert!(back == data, "{} bytes came back of {}", back.len(), data.len());
+    assert!(
+        back == data,
+        "{} bytes came back of {}",
+        back.len(),
+        data.len()
+    );
     resent
 }
 
@@ -96,13 +116,20 @@ fn several_lanes_carry_one_stream() {
 
 #[test]
 fn a_stream_whose_lane_carries_few_frames_at_a_time_still_ends() {
-    check(2 << 20, vec![(1..400).map(|n| n % 7 + 1).collect()], v1::Codec::Identity);
+    check(
+        2 << 20,
+        vec![(1..400).map(|n| n % 7 + 1).collect()],
+        v1::Codec::Identity,
+    );
 }
 
 #[test]
 fn what_a_cut_repeats_is_bounded_by_what_was_in_flight() {
     let resent = check(16 << 20, vec![vec![40]], v1::Codec::Identity);
-    assert!(resent <= 8 * CHUNK_MAX as u64, "{resent} bytes were sent again");
+    assert!(
+        resent <= 8 * CHUNK_MAX as u64,
+        "{resent} bytes were sent again"
+    );
 }
 
 proptest! {

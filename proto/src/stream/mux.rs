@@ -53,7 +53,9 @@ pub struct Accepted {
 
 impl fmt::Debug for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accepted").field("resume_from", &self.resume_from).finish_non_exhaustive()
+        f.debug_struct("Accepted")
+            .field("resume_from", &self.resume_from)
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,7 +100,9 @@ pub struct Mux {
 
 impl fmt::Debug for Mux {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mux").field("traffic", &self.traffic()).finish_non_exhaustive()
+        f.debug_struct("Mux")
+            .field("traffic", &self.traffic())
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,13 +151,19 @@ impl Mux {
             received: AtomicU64::new(0),
             next_stream: AtomicU64::new(seed),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Returns what was moved so far.
     pub fn traffic(&self) -> Traffic {
         let state = self.inner.state();
-        let open: u64 = state.streams.values().map(|stream| stream.send.resent).sum();
+        let open: u64 = state
+            .streams
+            .values()
+            .map(|stream| stream.send.resent)
+            .sum();
         Traffic {
             sent: self.inner.sent.load(Relaxed),
             sent_encoded: self.inner.sent_encoded.load(Relaxed),
@@ -180,7 +190,11 @@ impl Mux {
         let (answered, answer) = oneshot::channel();
         let (done_tx, done) = oneshot::channel();
         let cancel = self.inner.cancel.child_token();
-        let end = End { answered: Some(answered), done: Some(done_tx), cancel: cancel.clone() };
+        let end = End {
+            answered: Some(answered),
+            done: Some(done_tx),
+            cancel: cancel.clone(),
+        };
         self.inner.ends().insert(id, end);
         let queued = self.inner.state().open(open);
         if let Err(reason) = queued {
@@ -188,14 +202,22 @@ impl Mux {
             return Err(Broken(reason));
         }
         self.inner.bump();
-        let mut abandoned = ResetOnDrop { inner: Some(&self.inner), id };
-        let resume_from =
-            answer.await.unwrap_or_else(|_| Err(Broken("the streams were closed".to_owned())))?;
+        let mut abandoned = ResetOnDrop {
+            inner: Some(&self.inner),
+            id,
+        };
+        let resume_from = answer
+            .await
+            .unwrap_or_else(|_| Err(Broken("the streams were closed".to_owned())))?;
         abandoned.inner = None;
         let (io, local) = tokio::io::duplex(PIPE);
         let verdict: Verdict = Box::pin(async { Ok(()) });
         self.inner.pump(id, codec, local, verdict, &cancel);
-        Ok(Opened { resume_from, io, done })
+        Ok(Opened {
+            resume_from,
+            io,
+            done,
+        })
     }
 
     /// Carries frames over one lane until it is lost; returns why.
@@ -206,7 +228,10 @@ impl Mux {
     {
         let lane = self.inner.state().attach();
         self.inner.bump();
-        let attached = DetachOnDrop { inner: &self.inner, lane };
+        let attached = DetachOnDrop {
+            inner: &self.inner,
+            lane,
+        };
         let why = tokio::select! {
             () = self.write_lane(lane, out) => Broken("the lane was closed".to_owned()),
             why = self.read_lane(lane, incoming) => why,
@@ -271,7 +296,9 @@ impl Mux {
         let weak = Arc::downgrade(&self.inner);
         let cancel = self.inner.cancel.child_token();
         let Some(accept) = self.inner.accept.clone() else {
-            self.inner.state().reset(open.stream, "streams are not opened in this direction");
+            self.inner
+                .state()
+                .reset(open.stream, "streams are not opened in this direction");
             return;
         };
         let task = async move {
@@ -285,7 +312,11 @@ impl Mux {
                 Ok(accepted) => {
                     inner.state().accept(id, accepted.resume_from);
                     let cancel = inner.cancel.child_token();
-                    let end = End { answered: None, done: None, cancel: cancel.clone() };
+                    let end = End {
+                        answered: None,
+                        done: None,
+                        cancel: cancel.clone(),
+                    };
                     inner.ends().insert(id, end);
                     inner.pump(id, open.codec(), accepted.io, accepted.verdict, &cancel);
                 }
@@ -348,7 +379,11 @@ impl Inner {
     }
 
     fn answered(&self, id: u64) {
-        let resume_from = self.state().streams.get(&id).and_then(|stream| stream.opened);
+        let resume_from = self
+            .state()
+            .streams
+            .get(&id)
+            .and_then(|stream| stream.opened);
         let answered = self.ends().get_mut(&id).and_then(|end| end.answered.take());
         if let (Some(answered), Some(from)) = (answered, resume_from) {
             // whoever waited may have given up
@@ -357,7 +392,9 @@ impl Inner {
     }
 
     fn ended(&self, id: u64, how: Result<(), Broken>) {
-        let Some(end) = self.ends().remove(&id) else { return };
+        let Some(end) = self.ends().remove(&id) else {
+            return;
+        };
         end.cancel.cancel();
         if let (Some(answered), Err(broken)) = (end.answered, &how) {
             let _ = answered.send(Err(broken.clone()));
@@ -422,9 +459,11 @@ async fn pump_out(
     loop {
         loop {
             let room = match weak.upgrade() {
-                Some(inner) => {
-                    inner.state().streams.get(&id).map(|stream| stream.send.has_room())
-                }
+                Some(inner) => inner
+                    .state()
+                    .streams
+                    .get(&id)
+                    .map(|stream| stream.send.has_room()),
                 None => None,
             };
             match room {
@@ -433,16 +472,25 @@ async fn pump_out(
                 None => return Ok(()),
             }
         }
-        let length = read.read(&mut buffer).await.map_err(|error| error.to_string())?;
+        let length = read
+            .read(&mut buffer)
+            .await
+            .map_err(|error| error.to_string())?;
         if length == 0 {
             break;
         }
-        let encoded = encode.encode(&buffer[..length]).map_err(|error| error.to_string())?;
-        let Some(inner) = weak.upgrade() else { return Ok(()) };
+        let encoded = encode
+            .encode(&buffer[..length])
+            .map_err(|error| error.to_string())?;
+        let Some(inner) = weak.upgrade() else {
+            return Ok(());
+        };
         inner.sent.fetch_add(length as u64, Relaxed);
         inner.sent_encoded.fetch_add(encoded.len() as u64, Relaxed);
         if let Some(stream) = inner.state().streams.get_mut(&id) {
-            encoded.chunks(CHUNK_MAX).for_each(|piece| stream.send.push(piece.to_vec()));
+            encoded
+                .chunks(CHUNK_MAX)
+                .for_each(|piece| stream.send.push(piece.to_vec()));
         }
         inner.bump();
     }
@@ -469,7 +517,9 @@ async fn pump_in(
     // a local end that has gone away wants no more bytes; the other side is still told that they arrived
     let mut listening = true;
     loop {
-        let Some(inner) = weak.upgrade() else { return Ok(()) };
+        let Some(inner) = weak.upgrade() else {
+            return Ok(());
+        };
         let next = match inner.state().streams.get_mut(&id) {
             None => return Ok(()),
             Some(stream) => match stream.receive.take() {
@@ -485,7 +535,9 @@ async fn pump_in(
         };
         let mut rest = &data[..];
         loop {
-            let piece = decode.decode(&mut rest).map_err(|error| error.to_string())?;
+            let piece = decode
+                .decode(&mut rest)
+                .map_err(|error| error.to_string())?;
             if listening && !piece.is_empty() {
                 listening = write.write_all(&piece).await.is_ok();
             }
@@ -496,7 +548,9 @@ async fn pump_in(
                 break;
             }
         }
-        let Some(inner) = weak.upgrade() else { return Ok(()) };
+        let Some(inner) = weak.upgrade() else {
+            return Ok(());
+        };
         if let Some(stream) = inner.state().streams.get_mut(&id) {
             stream.receive.consume(data.len() as u64);
         }

@@ -159,9 +159,18 @@ mod tests {
     #[test]
     fn foreign_input_is_refused() {
         let mut half = ReceiveHalf::new(0);
-        assert_eq!(half.chunk(0, &[0; 16], vec![1]), Err(Violation::WrongHash(0)));
-        assert_eq!(put(&mut half, u64::MAX, b"x"), Err(Violation::TooFarAhead(u64::MAX)));
-        assert_eq!(put(&mut half, 1 << 40, b"x"), Err(Violation::TooFarAhead(1 << 40)));
+        assert_eq!(
+            half.chunk(0, &[0; 16], vec![1]),
+            Err(Violation::WrongHash(0))
+        );
+        assert_eq!(
+            put(&mut half, u64::MAX, b"x"),
+            Err(Violation::TooFarAhead(u64::MAX))
+        );
+        assert_eq!(
+            put(&mut half, 1 << 40, b"x"),
+            Err(Violation::TooFarAhead(1 << 40))
+        );
         half.end(2).unwrap();
         assert_eq!(put(&mut half, 0, b"abc"), Err(Violation::BehindEnd(0)));
         assert_eq!(half.end(3), Err(Violation::TwoEnds(2, 3)));

@@ -64,8 +64,13 @@ impl SendHalf {
 
     pub(super) fn push(&mut self, data: Vec<u8>) {
         let length = data.len() as u64;
-        let chunk =
-            InFlight { offset: self.end, length, data, place: Place::Queued, sent_at: None };
+        let chunk = InFlight {
+            offset: self.end,
+            length,
+            data,
+            place: Place::Queued,
+            sent_at: None,
+        };
         self.chunks.push_back(chunk);
         self.end += length;
     }
@@ -95,7 +100,10 @@ impl SendHalf {
         if self.await_sync {
             return None;
         }
-        let chunk = self.chunks.iter_mut().find(|chunk| chunk.place == Place::Queued)?;
+        let chunk = self
+            .chunks
+            .iter_mut()
+            .find(|chunk| chunk.place == Place::Queued)?;
         if chunk.sent_at.is_some() {
             self.resent += chunk.length;
         }
@@ -116,7 +124,8 @@ impl SendHalf {
                 break;
             }
             if let Some(sent_at) = first.sent_at {
-                self.credit.acked(first.length, now.duration_since(sent_at), now);
+                self.credit
+                    .acked(first.length, now.duration_since(sent_at), now);
             }
             self.chunks.pop_front();
         }
@@ -142,7 +151,11 @@ impl SendHalf {
     /// Takes back what a lane carried. Returns whether it carried anything of this stream.
     pub(super) fn lane_lost(&mut self, lane: LaneId) -> bool {
         let mut carried = false;
-        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.place == Place::On(lane)) {
+        for chunk in self
+            .chunks
+            .iter_mut()
+            .filter(|chunk| chunk.place == Place::On(lane))
+        {
             chunk.place = Place::Queued;
             carried = true;
         }

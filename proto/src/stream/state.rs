@@ -75,7 +75,8 @@ impl State {
     /// Adds a stream that this side opens.
     pub(super) fn open(&mut self, open: v1::Open) -> Result<(), String> {
         self.check_room()?;
-        self.streams.insert(open.stream, Stream::new(Some(open), 0, 0));
+        self.streams
+            .insert(open.stream, Stream::new(Some(open), 0, 0));
         Ok(())
     }
 
@@ -94,7 +95,13 @@ impl State {
         if let Some(stream) = self.streams.remove(&id) {
             self.remember(id, &stream);
         }
-        self.answer(None, Kind::Reset(v1::Reset { stream: id, reason: reason.to_owned() }));
+        self.answer(
+            None,
+            Kind::Reset(v1::Reset {
+                stream: id,
+                reason: reason.to_owned(),
+            }),
+        );
     }
 
     pub(super) fn attach(&mut self) -> LaneId {
@@ -141,8 +148,16 @@ impl State {
             return Some(frame);
         }
         // streams take turns, so that a long one does not starve a short one
-        let after: Vec<u64> = self.streams.range(self.turn + 1..).map(|(&id, _)| id).collect();
-        let before: Vec<u64> = self.streams.range(..=self.turn).map(|(&id, _)| id).collect();
+        let after: Vec<u64> = self
+            .streams
+            .range(self.turn + 1..)
+            .map(|(&id, _)| id)
+            .collect();
+        let before: Vec<u64> = self
+            .streams
+            .range(..=self.turn)
+            .map(|(&id, _)| id)
+            .collect();
         for id in after.into_iter().chain(before) {
             let stream = self.streams.get_mut(&id)?;
             if let Some(kind) = next_of(id, stream, lane, now) {
@@ -155,7 +170,9 @@ impl State {
 
     /// Takes a frame in that came on `lane`.
     pub(super) fn take(&mut self, lane: LaneId, frame: v1::Frame, now: Instant) -> Asked {
-        let Some(kind) = frame.kind else { return Asked::Nothing };
+        let Some(kind) = frame.kind else {
+            return Asked::Nothing;
+        };
         let id = match &kind {
             Kind::Open(open) => return self.take_open(lane, open.clone()),
             Kind::Opened(v1::Opened { stream, .. })
@@ -175,12 +192,19 @@ impl State {
     /// Forgets the streams that are over in both directions, and returns their numbers.
     pub(super) fn sweep(&mut self) -> Vec<u64> {
         let over = |stream: &Stream| stream.send.is_done() && stream.receive.is_done();
-        let ids: Vec<u64> =
-            self.streams.iter().filter(|(_, stream)| over(stream)).map(|(&id, _)| id).collect();
+        let ids: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| over(stream))
+            .map(|(&id, _)| id)
+            .collect();
         for &id in &ids {
             // the last acknowledgement and the end have to be told once more than enough
             if let Some(mut stream) = self.streams.remove(&id) {
-                let ack = v1::Ack { stream: id, offset: stream.receive.consumed() };
+                let ack = v1::Ack {
+                    stream: id,
+                    offset: stream.receive.consumed(),
+                };
                 self.answer(None, Kind::Ack(ack));
                 if let (true, Some(offset)) = (stream.send.end_due, stream.send.length()) {
                     stream.send.end_due = false;
@@ -210,7 +234,9 @@ impl State {
     }
 
     fn take_known(&mut self, lane: LaneId, id: u64, kind: Kind, now: Instant) -> Asked {
-        let Some(stream) = self.streams.get_mut(&id) else { return Asked::Nothing };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Asked::Nothing;
+        };
         let legal = match kind {
             Kind::Opened(opened) => {
                 if stream.open.is_some() && stream.opened.is_none() {
@@ -227,7 +253,9 @@ impl State {
                 .map_err(|violation| violation.to_string()),
             Kind::Ack(ack) => {
                 let legal = stream.send.ack(ack.offset, now);
-                legal.then_some(()).ok_or_else(|| "an acknowledgement of what was not sent".into())
+                legal
+                    .then_some(())
+                    .ok_or_else(|| "an acknowledgement of what was not sent".into())
             }
             Kind::End(end) => stream.receive.end(end.offset).map_err(|v| v.to_string()),
             Kind::Sync(sync_frame) => {
@@ -236,7 +264,9 @@ impl State {
                     let reply = sync(id, stream, false);
                     self.lanes.entry(lane).or_default().push_back(reply);
                 }
-                legal.then_some(()).ok_or_else(|| "a sync beyond what was sent".into())
+                legal
+                    .then_some(())
+                    .ok_or_else(|| "a sync beyond what was sent".into())
             }
             Kind::Reset(reset) => {
                 if let Some(stream) = self.streams.remove(&id) {
@@ -256,14 +286,28 @@ impl State {
     }
 
     fn take_unknown(&mut self, lane: LaneId, id: u64, kind: &Kind) {
-        let wants_answer =
-            matches!(kind, Kind::Chunk(_) | Kind::End(_) | Kind::Sync(_) | Kind::Opened(_));
+        let wants_answer = matches!(
+            kind,
+            Kind::Chunk(_) | Kind::End(_) | Kind::Sync(_) | Kind::Opened(_)
+        );
         if !wants_answer || self.accepting.contains(&id) {
             return;
         }
         if let Some(&(received, sent)) = self.ended.get(&id) {
-            self.answer(Some(lane), Kind::Ack(v1::Ack { stream: id, offset: received }));
-            self.answer(Some(lane), Kind::End(v1::End { stream: id, offset: sent }));
+            self.answer(
+                Some(lane),
+                Kind::Ack(v1::Ack {
+                    stream: id,
+                    offset: received,
+                }),
+            );
+            self.answer(
+                Some(lane),
+                Kind::End(v1::End {
+                    stream: id,
+                    offset: sent,
+                }),
+            );
         } else {
             let reason = "the stream is not known here any more".to_owned();
             self.answer(Some(lane), Kind::Reset(v1::Reset { stream: id, reason }));
@@ -303,7 +347,13 @@ impl State {
 
 fn sync(id: u64, stream: &Stream, reply_wanted: bool) -> v1::Frame {
     let received = stream.receive.received();
-    v1::Frame { kind: Some(Kind::Sync(v1::Sync { stream: id, received, reply_wanted })) }
+    v1::Frame {
+        kind: Some(Kind::Sync(v1::Sync {
+            stream: id,
+            received,
+            reply_wanted,
+        })),
+    }
 }
 
 fn next_of(id: u64, stream: &mut Stream, lane: LaneId, now: Instant) -> Option<Kind> {
@@ -312,14 +362,25 @@ fn next_of(id: u64, stream: &mut Stream, lane: LaneId, now: Instant) -> Option<K
     }
     let resume_from = stream.opened?;
     if std::mem::take(&mut stream.opened_due) {
-        return Some(Kind::Opened(v1::Opened { stream: id, resume_from }));
+        return Some(Kind::Opened(v1::Opened {
+            stream: id,
+            resume_from,
+        }));
     }
     if std::mem::take(&mut stream.receive.ack_due) {
-        return Some(Kind::Ack(v1::Ack { stream: id, offset: stream.receive.consumed() }));
+        return Some(Kind::Ack(v1::Ack {
+            stream: id,
+            offset: stream.receive.consumed(),
+        }));
     }
     if let Some((offset, data)) = stream.send.take(lane, now) {
         let hash = chunk_hash(&data).to_vec();
-        return Some(Kind::Chunk(v1::Chunk { stream: id, offset, hash, data }));
+        return Some(Kind::Chunk(v1::Chunk {
+            stream: id,
+            offset,
+            hash,
+            data,
+        }));
     }
     if std::mem::take(&mut stream.send.end_due) {
         let offset = stream.send.length()?;

@@ -65,12 +65,18 @@ async fn fetch_into(
     let cannot = || Failure::new(format!("cannot download {shown}"));
     let place = Place::new(folder, url);
     let writing = |error: &io::Error| {
-        cannot().because(format!("writing to {}", folder.display())).caused_by(error)
+        cannot()
+            .because(format!("writing to {}", folder.display()))
+            .caused_by(error)
     };
     fs::create_dir_all(folder).map_err(|error| writing(&error))?;
     let _lock = lock(&place, &tell).await.map_err(|error| writing(&error))?;
     let have = place.whole.is_file();
-    let patience = if have { patience.min(PATIENCE_WITH_ONE) } else { patience };
+    let patience = if have {
+        patience.min(PATIENCE_WITH_ONE)
+    } else {
+        patience
+    };
     let why = match download(&place, url, &shown, patience, tell.clone()).await {
         Ok(Got::Unchanged) => return Ok(place.whole),
         Ok(Got::Whole(version)) => {
@@ -112,7 +118,10 @@ async fn download(
             }
         };
         if last_byte.elapsed() + pause > patience {
-            return Err(vec![format!("no byte came for {} s", last_byte.elapsed().as_secs()), why]);
+            return Err(vec![
+                format!("no byte came for {} s", last_byte.elapsed().as_secs()),
+                why,
+            ]);
         }
         tell(Told::Waiting(format!("{shown} to answer again ({why})")));
         tokio::time::sleep(pause).await;
@@ -130,8 +139,11 @@ async fn attempt(
     let _stopped_when_dropped = stop.clone().drop_guard();
     let (client, url) = (client.clone(), url.to_owned());
     let (part, part_version) = (place.part.clone(), place.part_version.clone());
-    let have: Option<Version> =
-        place.whole.is_file().then(|| transfer::read_version(&place.version)).flatten();
+    let have: Option<Version> = place
+        .whole
+        .is_file()
+        .then(|| transfer::read_version(&place.version))
+        .flatten();
     let (sender, ended) = tokio::sync::oneshot::channel();
     // not on the runtime, whose end would wait for a silent server
     std::thread::spawn(move || {
@@ -157,7 +169,9 @@ async fn lock(place: &Place, tell: &impl Fn(Told)) -> io::Result<File> {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) => {
-                tell(Told::Waiting("another landfall that downloads the same image".to_owned()));
+                tell(Told::Waiting(
+                    "another landfall that downloads the same image".to_owned(),
+                ));
                 tokio::time::sleep(PAUSES[0]).await;
             }
         }
@@ -202,7 +216,9 @@ impl Place {
 /// Returns an address without what may be secret: the user's name and password, and the query.
 fn shown(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let host = host.rsplit('@').next().unwrap_or_default();
     format!("{scheme}://{host}{path}")
@@ -243,12 +259,18 @@ mod tests {
     }
 
     fn answer(head: &str, body: &[u8]) -> Answer {
-        Answer { head: head.to_owned(), body: body.to_vec() }
+        Answer {
+            head: head.to_owned(),
+            body: body.to_vec(),
+        }
     }
 
     /// An answer with a length that may be more than what is sent.
     fn part(status: &str, more: &str, length: usize, body: &[u8]) -> Answer {
-        answer(&format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{more}\r\n"), body)
+        answer(
+            &format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{more}\r\n"),
+            body,
+        )
     }
 
     /// Gives the answers one after the other, and hands back what was asked; nothing listens afterwards.
@@ -259,8 +281,10 @@ mod tests {
             let ask = |answer: Answer| {
                 let (mut stream, _) = listener.accept().unwrap();
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines();
-                let asked: Vec<String> =
-                    lines.map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+                let asked: Vec<String> = lines
+                    .map(Result::unwrap)
+                    .take_while(|line| !line.is_empty())
+                    .collect();
                 stream.write_all(answer.head.as_bytes()).unwrap();
                 stream.write_all(&answer.body).unwrap();
                 asked.join("\n").to_lowercase()
@@ -293,11 +317,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let all = content();
         let half = all.len() / 2;
-        let range = format!("Content-Range: bytes {half}-{}/{}\r\n{ETAG}", all.len() - 1, all.len());
+        let range = format!(
+            "Content-Range: bytes {half}-{}/{}\r\n{ETAG}",
+            all.len() - 1,
+            all.len()
+        );
         let (address, server) = serve(vec![
             part("200 OK", ETAG, all.len(), &all[..half]),
             part("503 Service Unavailable", "", 0, b""),
-            part("206 Partial Content", &range, all.len() - half, &all[half..]),
+            part(
+                "206 Partial Content",
+                &range,
+                all.len() - half,
+                &all[half..],
+            ),
         ]);
         let (got, told) = get(folder.path(), address, PATIENCE).await;
         assert!(fs::read(got.unwrap()).unwrap() == all);
@@ -307,7 +340,10 @@ mod tests {
             assert!(asked.contains(&format!("range: bytes={half}-")), "{asked}");
             assert!(asked.contains("if-range: \"one\""), "{asked}");
         }
-        assert_eq!(told.last(), Some(&Told::Bytes(all.len() as u64, Some(all.len() as u64))));
+        assert_eq!(
+            told.last(),
+            Some(&Told::Bytes(all.len() as u64, Some(all.len() as u64)))
+        );
     }
 
     #[tokio::test]
@@ -338,9 +374,17 @@ mod tests {
 
         let (third, told) = get(folder.path(), address, Duration::ZERO).await;
         assert_eq!(third.unwrap(), first);
-        let [Told::Line(warning)] = &told[..] else { panic!("{told:?}") };
-        assert!(warning.starts_with("warning: http://127.0.0.1"), "{warning}");
-        assert!(warning.ends_with("; continuing because it was downloaded before"), "{warning}");
+        let [Told::Line(warning)] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert!(
+            warning.starts_with("warning: http://127.0.0.1"),
+            "{warning}"
+        );
+        assert!(
+            warning.ends_with("; continuing because it was downloaded before"),
+            "{warning}"
+        );
         assert!(fs::read(first).unwrap() == all);
     }
 
@@ -349,7 +393,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (address, server) = serve(vec![part("404 Not Found", "", 0, b"")]);
         let failure = get(folder.path(), address, PATIENCE).await.0.unwrap_err();
-        assert_eq!(failure.what, format!("cannot download http://{address}/a/image.tar.gz"));
+        assert_eq!(
+            failure.what,
+            format!("cannot download http://{address}/a/image.tar.gz")
+        );
         assert_eq!(failure.causes, ["the server answers 404 Not Found"]);
         assert_eq!(server.join().unwrap().len(), 1);
     }
@@ -359,13 +406,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (address, server) = serve(vec![]);
         server.join().unwrap();
-        let failure = get(folder.path(), address, Duration::ZERO).await.0.unwrap_err();
+        let failure = get(folder.path(), address, Duration::ZERO)
+            .await
+            .0
+            .unwrap_err();
         assert_eq!(failure.causes[0], "no byte came for 0 s");
     }
 
     #[test]
     fn secrets_in_an_address_are_not_shown() {
-        assert_eq!(shown("https://me:pass@h:1/a@b?token=x#y"), "https://h:1/a@b");
+        assert_eq!(
+            shown("https://me:pass@h:1/a@b?token=x#y"),
+            "https://h:1/a@b"
+        );
         assert_eq!(shown("https://h?x"), "https://h");
     }
 }

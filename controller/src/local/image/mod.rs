@@ -48,31 +48,50 @@ pub struct Unpacked {
 pub async fn check(path: &Path) -> Result<Local, Failure> {
     let path = path.to_owned();
     let checked = tokio::task::spawn_blocking(move || {
-        check_now(&path)
-            .map_err(|failure| failure.under(format!("cannot use {} as a kexec image", path.display())))
+        check_now(&path).map_err(|failure| {
+            failure.under(format!("cannot use {} as a kexec image", path.display()))
+        })
     });
-    checked.await.expect("reading does not panic and is not aborted")
+    checked
+        .await
+        .expect("reading does not panic and is not aborted")
 }
 
 fn check_now(path: &Path) -> Result<Local, Failure> {
-    let broken = |doing: &'static str| move |error| Failure::new(doing).caused_by(&error as &io::Error);
+    let broken =
+        |doing: &'static str| move |error| Failure::new(doing).caused_by(&error as &io::Error);
     let file = File::open(path).map_err(broken("opening it"))?;
     if !file.metadata().map_err(broken("opening it"))?.is_file() {
         return Err(Failure::new("it is no file"));
     }
-    let hashed = Hashed { inner: file, hasher: blake3::Hasher::new(), size: 0 };
+    let hashed = Hashed {
+        inner: file,
+        hasher: blake3::Hasher::new(),
+        size: 0,
+    };
     let mut input = BufReader::with_capacity(128 << 10, hashed);
     let unpacked = read(&mut input)?;
     // what may follow the compressed data is sent too, so it counts
     io::copy(&mut input, &mut io::sink()).map_err(broken("reading it"))?;
     let hashed = input.into_inner();
-    let blob = Blob { hash: hash_of(&hashed.hasher.finalize()), size: hashed.size };
-    Ok(Local { path: path.to_owned(), blob, unpacked })
+    let blob = Blob {
+        hash: hash_of(&hashed.hasher.finalize()),
+        size: hashed.size,
+    };
+    Ok(Local {
+        path: path.to_owned(),
+        blob,
+        unpacked,
+    })
 }
 
 fn read(input: &mut impl BufRead) -> Result<Unpacked, Failure> {
     let (output, compressed) = decompressed(input)?;
-    let mut archive = Archive::new(Watched { inner: output, count: 0, cut: false });
+    let mut archive = Archive::new(Watched {
+        inner: output,
+        count: 0,
+        cut: false,
+    });
     let found = entries(&mut archive);
     let mut output = archive.into_inner();
     let found = match found {
@@ -88,9 +107,10 @@ fn read(input: &mut impl BufRead) -> Result<Unpacked, Failure> {
             Err(cut("the mark at its end is missing".to_owned()))
         }
         Ok(found) => found.complete(),
-        Err((found, error)) if output.cut && (compressed || found.count > 0) => {
-            Err(cut(format!("reading what follows {}: {error}", found.last())))
-        }
+        Err((found, error)) if output.cut && (compressed || found.count > 0) => Err(cut(format!(
+            "reading what follows {}: {error}",
+            found.last()
+        ))),
         Err((found, _)) if found.count == 0 => Err(no_tarball()),
         Err((found, error)) => Err(Failure::new("it is damaged")
             .because(format!("reading what follows {}", found.last()))
@@ -100,7 +120,9 @@ fn read(input: &mut impl BufRead) -> Result<Unpacked, Failure> {
 }
 
 fn cut(why: String) -> Failure {
-    Failure::new("it ends in the middle").because(why).hint("copy or download it again")
+    Failure::new("it ends in the middle")
+        .because(why)
+        .hint("copy or download it again")
 }
 
 fn no_tarball() -> Failure {
@@ -121,7 +143,11 @@ struct Found {
 
 impl Found {
     fn last(&self) -> &str {
-        if self.last.is_empty() { "its beginning" } else { &self.last }
+        if self.last.is_empty() {
+            "its beginning"
+        } else {
+            &self.last
+        }
     }
 
     fn complete(&self) -> Result<Unpacked, Failure> {
@@ -150,7 +176,12 @@ fn entries(archive: &mut Archive<impl Read>) -> Result<Found, (Found, io::Error)
         let name = entry.path_bytes();
         let name = String::from_utf8_lossy(name.strip_prefix(b"./").unwrap_or(&name)).into_owned();
         found.count += 1;
-        found.end = entry.raw_file_position() + entry.header().entry_size().unwrap_or(0).next_multiple_of(512);
+        found.end = entry.raw_file_position()
+            + entry
+                .header()
+                .entry_size()
+                .unwrap_or(0)
+                .next_multiple_of(512);
         match name.as_str() {
             RUN => found.run = true,
             KERNEL => found.kernel = Some(entry.size()),
@@ -171,7 +202,9 @@ fn decompressed<'a>(input: &'a mut impl BufRead) -> Result<(Box<dyn Read + 'a>, 
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
             Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(input))
         }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(input).map_err(reading)?),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Box::new(zstd::Decoder::with_buffer(input).map_err(reading)?)
+        }
         _ => return Ok((Box::new(input), false)),
     };
     Ok((output, true))
@@ -221,7 +254,10 @@ mod tests {
     /// Bytes that do not compress, so that a cut falls where it should.
     fn noise(name: &str) -> Vec<u8> {
         let mut bytes = vec![0; 100_000];
-        blake3::Hasher::new().update(name.as_bytes()).finalize_xof().fill(&mut bytes);
+        blake3::Hasher::new()
+            .update(name.as_bytes())
+            .finalize_xof()
+            .fill(&mut bytes);
         bytes
     }
 
@@ -258,11 +294,21 @@ mod tests {
 
     #[test]
     fn whole_image_is_accepted_in_every_compression() {
-        for names in [["./kexec/run", "./kexec/bzImage", "./kexec/initrd"], [RUN, KERNEL, INITRD]] {
+        for names in [
+            ["./kexec/run", "./kexec/bzImage", "./kexec/initrd"],
+            [RUN, KERNEL, INITRD],
+        ] {
             for (kind, bytes) in compressed(&tarball(&names)) {
-                let local = check_bytes(&bytes).unwrap_or_else(|failure| panic!("{kind}: {failure:?}"));
+                let local =
+                    check_bytes(&bytes).unwrap_or_else(|failure| panic!("{kind}: {failure:?}"));
                 assert_eq!(local.blob, blob_of(&bytes), "{kind}");
-                assert_eq!(local.unpacked, Unpacked { kernel: 100_000, initrd: 100_000 });
+                assert_eq!(
+                    local.unpacked,
+                    Unpacked {
+                        kernel: 100_000,
+                        initrd: 100_000
+                    }
+                );
             }
         }
     }
@@ -272,10 +318,17 @@ mod tests {
         for (kind, bytes) in compressed(&tarball(&[RUN, KERNEL, INITRD])) {
             let inside_header = 100_000_usize.next_multiple_of(512) + 512 + 100;
             let between_entries = 100_000_usize.next_multiple_of(512) + 512;
-            let behind_all = if kind == "plain" { bytes.len() - 1024 } else { bytes.len() - 3 };
+            let behind_all = if kind == "plain" {
+                bytes.len() - 1024
+            } else {
+                bytes.len() - 3
+            };
             for at in [700, 150_000, inside_header, between_entries, behind_all] {
                 let failure = check_bytes(&bytes[..at]).unwrap_err();
-                assert_eq!(failure.what, "it ends in the middle", "{kind} at {at}: {failure:?}");
+                assert_eq!(
+                    failure.what, "it ends in the middle",
+                    "{kind} at {at}: {failure:?}"
+                );
             }
         }
     }
@@ -283,7 +336,10 @@ mod tests {
     #[test]
     fn damaged_image_is_refused() {
         // zstd's own checksum is optional, and off in most programs
-        for (kind, mut bytes) in compressed(&tarball(&[RUN, KERNEL, INITRD])).into_iter().take(3) {
+        for (kind, mut bytes) in compressed(&tarball(&[RUN, KERNEL, INITRD]))
+            .into_iter()
+            .take(3)
+        {
             let at = match kind {
                 "plain" => 150 + 100_000_usize.next_multiple_of(512) + 512,
                 "gzip" => bytes.len() - 6,
@@ -320,9 +376,17 @@ mod tests {
 
     #[tokio::test]
     async fn missing_file_is_named() {
-        let failure = check(Path::new("/nonexistent/kexec.tar")).await.unwrap_err();
-        assert_eq!(failure.what, "cannot use /nonexistent/kexec.tar as a kexec image");
+        let failure = check(Path::new("/nonexistent/kexec.tar"))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            failure.what,
+            "cannot use /nonexistent/kexec.tar as a kexec image"
+        );
         assert_eq!(failure.causes[0], "opening it");
-        assert_eq!(check(Path::new("/")).await.unwrap_err().causes, ["it is no file"]);
+        assert_eq!(
+            check(Path::new("/")).await.unwrap_err().causes,
+            ["it is no file"]
+        );
     }
 }

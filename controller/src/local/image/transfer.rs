@@ -130,7 +130,10 @@ impl Try<'_> {
         let done = self.receive(response, &mut file, offset, total, &mut told)?;
         if total.is_some_and(|total| total != done) {
             let why = format!("{done} bytes came instead of {}", total.unwrap_or_default());
-            return Err(Trouble::Again { why, further: done > offset });
+            return Err(Trouble::Again {
+                why,
+                further: done > offset,
+            });
         }
         file.sync_all().map_err(|error| self.unwritable(&error))?;
         told(done, Some(done));
@@ -160,10 +163,14 @@ impl Try<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     let why = format!("reading its answer: {error}");
-                    return Err(Trouble::Again { why, further: done > offset });
+                    return Err(Trouble::Again {
+                        why,
+                        further: done > offset,
+                    });
                 }
             };
-            file.write_all(&buffer[..count]).map_err(|error| self.unwritable(&error))?;
+            file.write_all(&buffer[..count])
+                .map_err(|error| self.unwritable(&error))?;
             done += count as u64;
             if last.elapsed() >= FIGURES {
                 last = Instant::now();
@@ -178,7 +185,11 @@ impl Try<'_> {
             if offset > 0 {
                 return options.append(true).open(self.part);
             }
-            let file = options.create(true).write(true).truncate(true).open(self.part)?;
+            let file = options
+                .create(true)
+                .write(true)
+                .truncate(true)
+                .open(self.part)?;
             // only now: what was there belonged to another version
             write_version(self.part_version, version)?;
             Ok(file)
@@ -188,20 +199,29 @@ impl Try<'_> {
 
     fn begin_anew(&self, why: &str) -> Trouble {
         match fs::remove_file(self.part) {
-            Ok(()) => Trouble::Again { why: why.to_owned(), further: false },
+            Ok(()) => Trouble::Again {
+                why: why.to_owned(),
+                further: false,
+            },
             Err(error) => self.unwritable(&error),
         }
     }
 
     fn unwritable(&self, error: &io::Error) -> Trouble {
-        Trouble::Final(vec![format!("writing {}", self.part.display()), error.to_string()])
+        Trouble::Final(vec![
+            format!("writing {}", self.part.display()),
+            error.to_string(),
+        ])
     }
 }
 
 impl Version {
     fn of(headers: &HeaderMap) -> Self {
         let text = |name| headers.get(name)?.to_str().ok().map(str::to_owned);
-        Self { etag: text(header::ETAG), modified: text(header::LAST_MODIFIED) }
+        Self {
+            etag: text(header::ETAG),
+            modified: text(header::LAST_MODIFIED),
+        }
     }
 
     /// Returns what tells this version from every other one, byte for byte; a weak tag does not (RFC 9110, 13.1.5).
@@ -229,15 +249,27 @@ fn number(headers: &HeaderMap, name: header::HeaderName) -> Option<u64> {
 fn range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
     let (part, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let offset = part.split_once('-').and_then(|(first, _)| first.parse().ok());
+    let offset = part
+        .split_once('-')
+        .and_then(|(first, _)| first.parse().ok());
     Some((offset.unwrap_or(0), total.parse().ok()))
 }
 
 fn refused(status: StatusCode) -> Trouble {
     let why = format!("the server answers {status}");
     let passing = status.is_server_error()
-        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-    if passing { Trouble::Again { why, further: false } } else { Trouble::Final(vec![why]) }
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        );
+    if passing {
+        Trouble::Again {
+            why,
+            further: false,
+        }
+    } else {
+        Trouble::Final(vec![why])
+    }
 }
 
 fn trouble(error: ureq::Error) -> Trouble {
@@ -252,12 +284,17 @@ fn trouble(error: ureq::Error) -> Trouble {
     if lasting {
         Trouble::Final(vec![error.to_string()])
     } else {
-        Trouble::Again { why: error.to_string(), further: false }
+        Trouble::Again {
+            why: error.to_string(),
+            further: false,
+        }
     }
 }
 
 /// Whether the server's certificate was refused; the next try would see the same one.
 fn is_distrust(error: &io::Error) -> bool {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }

@@ -25,12 +25,21 @@ pub(super) fn missing(flake: &Flake, attribute: &str, names: &[String]) -> Failu
         None => Failure::new(format!("cannot find {attribute} in {flake}")),
     };
     if names.is_empty() {
-        return failure.hint(format!("see what the flake has: `nix flake show {}`", flake.uri));
+        return failure.hint(format!(
+            "see what the flake has: `nix flake show {}`",
+            flake.uri
+        ));
     }
     let more = if names.len() > LISTED { ", …" } else { "" };
-    let listed: Vec<String> =
-        names.iter().take(LISTED).map(|name| format!("`--flake {}#{name}`", flake.uri)).collect();
-    failure.hint(format!("choose one that exists: {}{more}", listed.join(", ")))
+    let listed: Vec<String> = names
+        .iter()
+        .take(LISTED)
+        .map(|name| format!("`--flake {}#{name}`", flake.uri))
+        .collect();
+    failure.hint(format!(
+        "choose one that exists: {}{more}",
+        listed.join(", ")
+    ))
 }
 
 /// Returns the name of the configuration, where the flake was given by one.
@@ -40,7 +49,10 @@ fn configuration(flake: &Flake) -> Option<String> {
         .strip_prefix(&flake.uri)?
         .strip_prefix("#nixosConfigurations.")?
         .strip_suffix(".config")?;
-    let bare = name.strip_prefix('"').and_then(|name| name.strip_suffix('"')).unwrap_or(name);
+    let bare = name
+        .strip_prefix('"')
+        .and_then(|name| name.strip_suffix('"'))
+        .unwrap_or(name);
     Some(bare.to_owned())
 }
 
@@ -54,14 +66,25 @@ mod tests {
 
     #[test]
     fn missing_configuration_lists_those_that_exist() {
-        let failure = missing(&".#dmeo".parse().unwrap(), "system.build.toplevel", &names());
+        let failure = missing(
+            &".#dmeo".parse().unwrap(),
+            "system.build.toplevel",
+            &names(),
+        );
         assert_eq!(failure.what, "cannot find dmeo in .");
-        assert_eq!(failure.hints, ["choose one that exists: `--flake .#demo`, `--flake .#other`"]);
+        assert_eq!(
+            failure.hints,
+            ["choose one that exists: `--flake .#demo`, `--flake .#other`"]
+        );
     }
 
     #[test]
     fn configuration_without_disko_is_told_apart() {
-        let failure = missing(&".#demo".parse().unwrap(), "system.build.diskoScript", &names());
+        let failure = missing(
+            &".#demo".parse().unwrap(),
+            "system.build.diskoScript",
+            &names(),
+        );
         assert_eq!(
             failure.what,
             "cannot find system.build.diskoScript in .#nixosConfigurations.\"demo\".config"
@@ -73,6 +96,9 @@ mod tests {
     #[test]
     fn unknown_configurations_are_not_listed() {
         let failure = missing(&"/x#demo".parse().unwrap(), "a", &[]);
-        assert_eq!(failure.hints, ["see what the flake has: `nix flake show /x`"]);
+        assert_eq!(
+            failure.hints,
+            ["see what the flake has: `nix flake show /x`"]
+        );
     }
 }

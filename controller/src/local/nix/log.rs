@@ -102,21 +102,37 @@ impl Log {
         let Some(json) = line.strip_prefix("@nix ") else {
             return lines(line).map(Said::Line).collect();
         };
-        let Ok(action) = serde_json::from_str(json) else { return Vec::new() };
+        let Ok(action) = serde_json::from_str(json) else {
+            return Vec::new();
+        };
         match action {
-            Action::Start { id, level, text, kind, fields } => {
+            Action::Start {
+                id,
+                level,
+                text,
+                kind,
+                fields,
+            } => {
                 if matches!(kind, COPY_PATHS | BUILDS) {
                     self.counted.insert(id, (0, 0));
                 }
                 let subject = fields.first().and_then(Value::as_str);
                 if let (BUILD, Some(derivation)) = (kind, subject) {
                     let derivation = derivation.to_owned();
-                    self.builds.insert(id, Build { derivation, lines: VecDeque::new() });
+                    self.builds.insert(
+                        id,
+                        Build {
+                            derivation,
+                            lines: VecDeque::new(),
+                        },
+                    );
                 }
                 let text = match (kind, subject) {
                     // where it goes to is a socket of ours
                     (COPY_PATH, Some(path)) => format!("copying {path}"),
-                    (BUILD, Some(derivation)) if text.is_empty() => format!("building {derivation}"),
+                    (BUILD, Some(derivation)) if text.is_empty() => {
+                        format!("building {derivation}")
+                    }
                     _ if level <= SHOWN => text,
                     _ => String::new(),
                 };
@@ -133,8 +149,16 @@ impl Log {
                 }
                 Vec::new()
             }
-            Action::Result { id, kind: RESULT_PROGRESS, fields } => self.progress(id, &fields),
-            Action::Result { id, kind: RESULT_BUILD_LOG | RESULT_POST_BUILD_LOG, fields } => {
+            Action::Result {
+                id,
+                kind: RESULT_PROGRESS,
+                fields,
+            } => self.progress(id, &fields),
+            Action::Result {
+                id,
+                kind: RESULT_BUILD_LOG | RESULT_POST_BUILD_LOG,
+                fields,
+            } => {
                 let text = fields.first().and_then(Value::as_str).unwrap_or_default();
                 let said: Vec<String> = lines(text).collect();
                 if let Some(build) = self.builds.get_mut(&id) {
@@ -142,7 +166,11 @@ impl Log {
                 }
                 said.into_iter().map(Said::Build).collect()
             }
-            Action::Msg { level, msg, raw_msg } => {
+            Action::Msg {
+                level,
+                msg,
+                raw_msg,
+            } => {
                 // without `raw_msg` it is a line of text, such as the list that follows a heading
                 if let (0, Some(raw)) = (level, raw_msg) {
                     self.errors.push(printable(&raw).trim().to_owned());
@@ -175,10 +203,12 @@ impl Log {
 
     /// Returns what can be done about the errors.
     pub(super) fn hints(&self) -> Vec<String> {
-        let log = self.failed_build().map(|build| {
-            format!("see all the builder said: `nix log {}`", build.derivation)
-        });
-        let trace = self.trace_cut.then(|| "see where it comes from with `--show-trace`".to_owned());
+        let log = self
+            .failed_build()
+            .map(|build| format!("see all the builder said: `nix log {}`", build.derivation));
+        let trace = self
+            .trace_cut
+            .then(|| "see where it comes from with `--show-trace`".to_owned());
         log.into_iter().chain(trace).collect()
     }
 
@@ -199,18 +229,27 @@ impl Log {
             return Vec::new();
         };
         *counted = (done.as_u64().unwrap_or(0), expected.as_u64().unwrap_or(0));
-        let sum = self.counted.values().fold(self.over, |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let sum = self
+            .counted
+            .values()
+            .fold(self.over, |sum, one| (sum.0 + one.0, sum.1 + one.1));
         if sum == self.last || sum.1 == 0 {
             return Vec::new();
         }
         self.last = sum;
-        vec![Said::Progress { done: sum.0, total: sum.1 }]
+        vec![Said::Progress {
+            done: sum.0,
+            total: sum.1,
+        }]
     }
 }
 
 impl Build {
     fn keep(&mut self, said: &[String]) {
-        self.lines.extend(said.iter().map(|line| line.chars().take(LOG_WIDTH).collect()));
+        self.lines.extend(
+            said.iter()
+                .map(|line| line.chars().take(LOG_WIDTH).collect()),
+        );
         let excess = self.lines.len().saturating_sub(LOG_LINES);
         self.lines.drain(..excess);
     }
@@ -218,20 +257,30 @@ impl Build {
 
 fn lines(text: &str) -> impl Iterator<Item = String> {
     let text = printable(text);
-    let lines: Vec<String> =
-        text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines: Vec<String> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
     lines.into_iter()
 }
 
 /// Reads `nix path-info --recursive --json`: a list until nix 2.18, then a map by path, then one below `info`.
 pub(super) fn closure_size(json: &Value) -> Option<(u64, u64)> {
-    let json = json.get("info").filter(|info| info.is_object()).unwrap_or(json);
+    let json = json
+        .get("info")
+        .filter(|info| info.is_object())
+        .unwrap_or(json);
     let entries: Vec<&Value> = match json {
         Value::Array(list) => list.iter().collect(),
         Value::Object(map) => map.values().collect(),
         _ => return None,
     };
-    let bytes: Option<u64> = entries.iter().map(|entry| entry.get("narSize")?.as_u64()).sum();
+    let bytes: Option<u64> = entries
+        .iter()
+        .map(|entry| entry.get("narSize")?.as_u64())
+        .sum();
     Some((entries.len() as u64, bytes?))
 }
 
@@ -296,7 +345,9 @@ mod tests {
         );
         assert_eq!(
             log.hints(),
-            ["see all the builder said: `nix log /nix/store/mawgnwim3px5bqb2y4hf6x2wnwfpj9pz-x.drv`"]
+            [
+                "see all the builder said: `nix log /nix/store/mawgnwim3px5bqb2y4hf6x2wnwfpj9pz-x.drv`"
+            ]
         );
     }
 
@@ -309,12 +360,16 @@ mod tests {
         assert_eq!(log.errors(), ["no such thing\nsecond line"]);
         assert_eq!(log.hints(), ["see where it comes from with `--show-trace`"]);
         assert_eq!(said.len(), 6);
-        assert_eq!(said[2], Said::Line("       … while calling the 'throw' builtin".into()));
+        assert_eq!(
+            said[2],
+            Said::Line("       … while calling the 'throw' builtin".into())
+        );
     }
 
     #[test]
     fn lines_of_others_are_passed_on() {
-        let (_, said) = read("Host key verification failed.\n@nix {\"action\":\"dance\"}\n@nix {torn");
+        let (_, said) =
+            read("Host key verification failed.\n@nix {\"action\":\"dance\"}\n@nix {torn");
         assert_eq!(said, [Said::Line("Host key verification failed.".into())]);
     }
 
@@ -322,11 +377,24 @@ mod tests {
     fn closure_is_measured_in_every_format() {
         #[track_caller]
         fn check(json: &str, expected: Option<(u64, u64)>) {
-            assert_eq!(closure_size(&serde_json::from_str(json).unwrap()), expected, "{json}");
+            assert_eq!(
+                closure_size(&serde_json::from_str(json).unwrap()),
+                expected,
+                "{json}"
+            );
         }
-        check(r#"[{"path":"/nix/store/a","narSize":3},{"path":"/nix/store/b","narSize":4}]"#, Some((2, 7)));
-        check(r#"{"/nix/store/a":{"narSize":3},"/nix/store/b":{"narSize":4}}"#, Some((2, 7)));
-        check(r#"{"version":2,"storeDir":"/nix/store","info":{"a":{"narSize":3}}}"#, Some((1, 3)));
+        check(
+            r#"[{"path":"/nix/store/a","narSize":3},{"path":"/nix/store/b","narSize":4}]"#,
+            Some((2, 7)),
+        );
+        check(
+            r#"{"/nix/store/a":{"narSize":3},"/nix/store/b":{"narSize":4}}"#,
+            Some((2, 7)),
+        );
+        check(
+            r#"{"version":2,"storeDir":"/nix/store","info":{"a":{"narSize":3}}}"#,
+            Some((1, 3)),
+        );
         check(r#"{"/nix/store/a":null}"#, None);
         check("3", None);
     }

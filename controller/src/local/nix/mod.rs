@@ -58,7 +58,8 @@ impl Nix {
             return Err(Failure::new(headline)
                 .because(format!("nix names {} outputs instead of one", paths.len())));
         };
-        path.parse().map_err(|error| Failure::new(headline).caused_by(&error))
+        path.parse()
+            .map_err(|error| Failure::new(headline).caused_by(&error))
     }
 
     /// Evaluates an attribute below the configuration's `config`, after `apply` where it is given.
@@ -70,9 +71,15 @@ impl Nix {
         cx: &Context,
     ) -> Result<Value, Failure> {
         let headline = format!("cannot evaluate {attribute} of {flake}");
-        match self.eval(&flake.attribute(attribute), apply, Some(cx)).await {
-            Ok(out) => serde_json::from_slice(&out)
-                .map_err(|error| Failure::new(headline).because("parsing JSON of nix eval").caused_by(&error)),
+        match self
+            .eval(&flake.attribute(attribute), apply, Some(cx))
+            .await
+        {
+            Ok(out) => serde_json::from_slice(&out).map_err(|error| {
+                Failure::new(headline)
+                    .because("parsing JSON of nix eval")
+                    .caused_by(&error)
+            }),
             Err(error) => Err(self.explained(flake, attribute, headline, error).await),
         }
     }
@@ -85,7 +92,9 @@ impl Nix {
         };
         let resolved = tokio::fs::canonicalize(path).await;
         let resolved = resolved.map_err(|error| {
-            cannot().because(format!("following {}", path.display())).caused_by(&error)
+            cannot()
+                .because(format!("following {}", path.display()))
+                .caused_by(&error)
         })?;
         let store_path: StorePath = resolved
             .to_string_lossy()
@@ -104,9 +113,14 @@ impl Nix {
         let headline = || Failure::new(format!("cannot tell the size of {path}"));
         let mut call = self.call("path-info", None);
         call.args(["--recursive", "--json"]);
-        let out = call.run([path.as_str()]).await.map_err(|error| error.causes_of(headline()))?;
+        let out = call
+            .run([path.as_str()])
+            .await
+            .map_err(|error| error.causes_of(headline()))?;
         let value: Value = serde_json::from_slice(&out).map_err(|error| {
-            headline().because("parsing JSON of nix path-info").caused_by(&error)
+            headline()
+                .because("parsing JSON of nix path-info")
+                .caused_by(&error)
         })?;
         log::closure_size(&value)
             .ok_or_else(|| headline().because("reading `narSize` in the JSON of nix path-info"))
@@ -125,7 +139,9 @@ impl Nix {
         call.args(["--no-check-sigs", "--substitute-on-destination", "--to"]);
         call.args([format!("unix://{}", socket.display())]);
         let copied = call.run([path.as_str()]).await;
-        copied.map(drop).map_err(|error| error.causes_of(Failure::new(format!("cannot copy {path}"))))
+        copied
+            .map(drop)
+            .map_err(|error| error.causes_of(Failure::new(format!("cannot copy {path}"))))
     }
 
     async fn eval(
@@ -154,7 +170,11 @@ impl Nix {
             return error.causes_of(Failure::new(headline));
         }
         let names = self
-            .eval(&format!("{}#nixosConfigurations", flake.uri), Some("builtins.attrNames"), None)
+            .eval(
+                &format!("{}#nixosConfigurations", flake.uri),
+                Some("builtins.attrNames"),
+                None,
+            )
             .await;
         let names: Vec<String> = names
             .ok()

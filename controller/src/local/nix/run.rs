@@ -50,9 +50,17 @@ impl<'a> Call<'a> {
         let mut command = Command::new(program);
         command.args(["--extra-experimental-features", "nix-command flakes", verb]);
         command.args(["--log-format", "internal-json"]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         child::tie(&mut command, Group::Own);
-        Self { command, verb, cx, build_logs: false }
+        Self {
+            command,
+            verb,
+            cx,
+            build_logs: false,
+        }
     }
 
     pub(super) fn args<S: AsRef<OsStr>>(&mut self, args: impl IntoIterator<Item = S>) {
@@ -88,7 +96,12 @@ impl<'a> Call<'a> {
         if errors.is_empty() {
             errors = last_lines(&tail.text(), LINES);
         }
-        Err(Error::Ended { verb: self.verb, status, errors, hints: log.hints() })
+        Err(Error::Ended {
+            verb: self.verb,
+            status,
+            errors,
+            hints: log.hints(),
+        })
     }
 
     /// Tells what nix says until it says no more. Returns what it meant, and the end of what is not in its own format.
@@ -130,7 +143,12 @@ impl Error {
     pub(super) fn causes_of(self, failure: Failure) -> Failure {
         match self {
             Self::Program(error) => failure.because("running nix").caused_by(&error),
-            Self::Ended { verb, status, errors, hints } => {
+            Self::Ended {
+                verb,
+                status,
+                errors,
+                hints,
+            } => {
                 let mut failure = failure.because(format!("running nix {verb}: {status}"));
                 for error in &errors {
                     failure = failure.because(last_lines(error, LINES).join("\n"));
