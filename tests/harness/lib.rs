@@ -1,7 +1,8 @@
 //! The rig: real machines to install on, without internet, for people and for tests.
 //!
 //! In reading order: what machines are made of ([`assets`]), a machine ([`machine`]), the line to it
-//! ([`link`]), where machines live ([`registry`]), how to look at one ([`ssh`]), and what the program
+//! ([`link`]), where machines live ([`registry`]), how to look at one ([`ssh`]), the operator who installs one
+//! ([`install`]), and what the program
 //! `rig` does with all of it ([`command`]).
 //!
 //! Nothing here touches this host's disks, boot or kernel: disks are files in the machine's own
@@ -10,6 +11,7 @@
 pub mod assets;
 pub mod binaries;
 pub mod command;
+pub mod install;
 pub mod link;
 pub mod machine;
 pub mod patience;

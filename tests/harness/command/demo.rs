@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{machines, repository, table, up};
-use crate::{assets::Assets, machine::control::Status, registry, ssh::Ssh};
+use crate::{assets::Assets, install::reach, machine::control::Status, registry, ssh::Ssh};
 
 const NAME: &str = "demo";
 /// Debian logs in after 13 to 17 s under emulation; on a busy host three times that.
@@ -54,7 +54,7 @@ pub(super) fn demo(options: &Options) -> Result<ExitCode> {
     )?;
     clock.lap("Debian boots");
 
-    let install = install(&repository, &assets, &machine);
+    let install = install(&repository, &assets, &ssh);
     headline(&shown(&install));
     let code = run(install)?;
     clock.lap("landfall");
@@ -95,20 +95,13 @@ fn build(repository: &Path) -> Result<()> {
 }
 
 /// The command a user would type, in the operator's environment.
-fn install(repository: &Path, assets: &Assets, machine: &Status) -> Command {
+fn install(repository: &Path, assets: &Assets, ssh: &Ssh) -> Command {
     let mut landfall = assets.operator_command(repository.join("target/release/landfall"));
     landfall
         .arg("--flake")
         .arg(format!("{}#demo", assets.fixture_flake().display()));
     landfall.arg("--kexec").arg(assets.installer_tarball());
-    landfall.args([
-        "--yes",
-        "--copy-host-keys",
-        "--host-key-policy",
-        "accept-new",
-    ]);
-    landfall.arg("-i").arg(&machine.key);
-    landfall.args(["-p", &machine.ssh_port.to_string(), "root@127.0.0.1"]);
+    landfall.arg("--copy-host-keys").args(reach(ssh));
     landfall.env("LANDFALL_AGENT_DIR", assets.agents());
     landfall
 }

@@ -122,6 +122,12 @@ impl Machine {
         self.ssh.port
     }
 
+    /// How to log in, as an observer.
+    #[must_use]
+    pub fn ssh_login(&self) -> &Ssh {
+        &self.ssh
+    }
+
     /// The line to this machine.
     #[must_use]
     pub fn link(&self) -> Link<'_> {
