@@ -131,7 +131,6 @@ fn every_option_is_taken_alone() {
         "--disko-mode format",
         "-y",
         "--yes",
-        "--fresh",
         "--no-verify",
         "--kexec image.tar.gz",
         "--kexec https://host.example/image.tar.gz",

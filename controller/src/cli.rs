@@ -110,9 +110,6 @@ pub struct InstallArgs {
     /// Erase the disks without asking
     #[arg(short, long, help_heading = "What to do")]
     yes: bool,
-    /// Begin a new run instead of taking up the one that broke off
-    #[arg(long, help_heading = "What to do")]
-    fresh: bool,
     /// Do not wait for the installed system to come up
     #[arg(long, help_heading = "What to do")]
     no_verify: bool,
@@ -295,7 +292,6 @@ impl InstallArgs {
                 show_trace: self.show_trace || self.debug,
             },
             yes: self.yes,
-            fresh: self.fresh,
             verify: !self.no_verify,
             reconnect_timeout: self.reconnect_timeout.0,
             output: Output {
@@ -396,7 +392,7 @@ mod tests {
         assert_eq!(request.host_key, HostKeyPolicy::Ask);
         assert_eq!(request.disko_mode, DiskoMode::Disko);
         assert_eq!(request.reconnect_timeout.as_secs(), 3600);
-        assert!(request.verify && !request.yes && !request.fresh);
+        assert!(request.verify && !request.yes);
         assert!(request.warnings().is_empty());
     }
 

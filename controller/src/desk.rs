@@ -105,10 +105,6 @@ struct Agent {
 
 impl Desk {
     /// Lays the desk for a run.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a part of its own, and there is one caller"
-    )]
     pub fn new(
         request: Request,
         run: RunId,

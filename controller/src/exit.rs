@@ -215,9 +215,9 @@ impl Trail {
             MachineState::Installed
         } else if erases && (over("disko") || agent(&self.begun, "format")) {
             MachineState::Erased
-        } else if creates && agent(&self.begun, "format") {
-            MachineState::Written
-        } else if written.iter().any(|step| agent(&self.begun, step)) {
+        } else if (creates && agent(&self.begun, "format"))
+            || written.iter().any(|step| agent(&self.begun, step))
+        {
             MachineState::Written
         } else if over("kexec") || begun("disko") || begun("install") {
             MachineState::Installer

@@ -71,6 +71,8 @@ pub enum Kind {
         outcome: Outcome,
     },
     /// A step failed; the run ends with it.
+    ///
+    /// One that follows no `StepStarted` was refused before it began: it has done nothing.
     StepFailed {
         /// Why.
         failure: Failure,
@@ -125,6 +127,13 @@ pub enum Unit {
     /// Anything else.
     #[serde(other)]
     Items,
+}
+
+impl Event {
+    /// Whether this event has an index of its own, also where its kind is one that this version does not know.
+    pub fn is_heavy(&self) -> bool {
+        self.kind.is_heavy() || (self.kind == Kind::Unknown && self.light.is_none())
+    }
 }
 
 impl Kind {

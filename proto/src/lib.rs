@@ -27,3 +27,6 @@ pub mod version;
 
 pub mod stream;
 pub mod wire;
+
+#[cfg(test)]
+mod laws;

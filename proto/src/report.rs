@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
 };
 
-/// Light events of one step that are kept for late readers.
+/// Output lines of one step that are kept for late readers.
 const LINES_KEPT: usize = 100;
 
 /// Where a step stands.
@@ -85,10 +85,10 @@ pub struct Illegal {
 impl RunState {
     /// Takes an event in.
     ///
-    /// Heavy events already seen and unknown kinds change nothing. A heavy event from further ahead, or one that is no
-    /// legal transition, is refused and changes nothing.
+    /// Heavy events already seen change nothing, and of unknown kinds only the index counts. A heavy event from further
+    /// ahead, or one that is no legal transition, is refused and changes nothing.
     pub fn apply(&mut self, event: &Event) -> Result<(), Illegal> {
-        if !event.kind.is_heavy() {
+        if !event.is_heavy() {
             self.apply_light(event);
             return Ok(());
         }
@@ -128,12 +128,18 @@ impl RunState {
     }
 
     fn apply_heavy(&mut self, event: &Event) -> Result<(), &'static str> {
+        if event.kind == Kind::Unknown {
+            return Ok(());
+        }
         if let Kind::RunStarted { steps } = &event.kind {
-            if !self.steps.is_empty() {
+            if self.next > 0 {
                 return Err("the run has already started");
             }
             self.steps = steps.iter().map(|name| StepState::new(name)).collect();
             return Ok(());
+        }
+        if self.next == 0 {
+            return Err("the run has not started");
         }
         if event.kind == Kind::Resumed {
             self.end = None;
@@ -157,6 +163,10 @@ impl RunState {
     }
 
     fn apply_light(&mut self, event: &Event) {
+        // heavy events that were told after it are here already: it is old
+        if event.index < self.next {
+            return;
+        }
         let Some(name) = event.step.as_deref() else {
             return;
         };
@@ -209,7 +219,9 @@ impl StepState {
             }
             Kind::StepFailed { failure } => {
                 if self.status != Status::Running {
-                    return Err("the step is not under way");
+                    // refused before it began
+                    self.started_ms = None;
+                    self.progress = None;
                 }
                 self.status = Status::Failed(failure.clone());
                 self.ended_ms = Some(at_ms);
@@ -222,32 +234,55 @@ impl StepState {
 
 /// The events of a run, kept so that any reader can catch up.
 ///
-/// Keeps all heavy events, and of the light ones the newest progress and the last lines of each step, so that its size
-/// does not grow with the length of the run.
+/// Keeps all heavy events, and of each step the newest progress, the newest word on what it waits for or tries again,
+/// and its last lines, so that its size does not grow with the length of the run.
 #[derive(Debug, Default)]
 pub struct History {
     heavy: Vec<Event>,
-    light: BTreeMap<(String, bool), Vec<Event>>,
+    light: BTreeMap<(String, Light), Vec<Event>>,
     next_light: u64,
+}
+
+/// What a light event replaces: the older ones of its sort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Light {
+    Progress,
+    Word,
+    Line,
+}
+
+impl Light {
+    fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::Progress { .. } => Self::Progress,
+            Kind::Line { .. } => Self::Line,
+            _ => Self::Word,
+        }
+    }
+
+    fn kept(self) -> usize {
+        match self {
+            Self::Progress | Self::Word => 1,
+            Self::Line => LINES_KEPT,
+        }
+    }
 }
 
 impl History {
     /// Keeps an event and gives light ones their number.
     pub fn keep(&mut self, mut event: Event) -> Event {
-        if event.kind.is_heavy() {
+        if event.is_heavy() {
             self.heavy.push(event.clone());
             return event;
         }
         event.light = Some(self.next_light);
         self.next_light += 1;
-        let is_line = matches!(event.kind, Kind::Line { .. });
+        let sort = Light::of(&event.kind);
         let slot = self
             .light
-            .entry((event.step.clone().unwrap_or_default(), is_line))
+            .entry((event.step.clone().unwrap_or_default(), sort))
             .or_default();
-        if !is_line {
-            slot.clear();
-        } else if slot.len() >= LINES_KEPT {
+        if slot.len() >= sort.kept() {
             slot.remove(0);
         }
         slot.push(event.clone());

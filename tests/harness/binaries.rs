@@ -32,7 +32,7 @@ fn build(package: &str) -> PathBuf {
         .filter_map(|line| serde_json::from_str(line).ok());
     let executable = messages
         .filter_map(|message: serde_json::Value| Some(message["executable"].as_str()?.to_owned()))
-        .last();
+        .next_back();
     let said = String::from_utf8_lossy(&output.stderr);
     executable
         .unwrap_or_else(|| panic!("cargo does not build {package}:\n{said}\n{text}"))

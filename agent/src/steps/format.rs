@@ -41,10 +41,14 @@ impl Step for Format<'_> {
     const REPEAT: Repeat = Repeat::Never;
     type Proof = Formatted;
 
-    async fn run(&self, cx: &Context) -> Result<Done<Formatted>, Failure> {
-        if self.order.mode != DiskoMode::Mount {
-            self.consented().await?;
+    async fn admit(&self) -> Result<(), Failure> {
+        match self.order.mode {
+            DiskoMode::Mount => Ok(()),
+            DiskoMode::Disko | DiskoMode::Format => self.consented().await,
         }
+    }
+
+    async fn run(&self, cx: &Context) -> Result<Done<Formatted>, Failure> {
         self.execute(cx).await?;
         Ok(Done::new(self.formatted().await))
     }

@@ -77,7 +77,7 @@ impl State {
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
             cannot("read", &path)
                 .caused_by(&error)
-                .hint("begin a new run with `--fresh`")
+                .hint(format!("remove it: `rm {}`", path.display()))
         })
     }
 

@@ -217,7 +217,7 @@ impl Prepare<'_> {
             .nix()?
             .eval_json(flake, "disko.devices", Some(devices), cx)
             .await;
-        let Ok(named) = named.map(|value| serde_json::from_value::<Vec<String>>(value)) else {
+        let Ok(named) = named.map(serde_json::from_value::<Vec<String>>) else {
             warnings.push(
                 "the configuration does not say which disks it uses; continuing because its script does".to_owned(),
             );

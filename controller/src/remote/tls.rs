@@ -27,7 +27,7 @@ impl Trust {
         let config = configuration(credentials).map_err(|error| {
             Failure::new("cannot use the keys of this run")
                 .caused_by(&error)
-                .hint("begin a new run with `--fresh`")
+                .hint("run the same command again: it makes new ones")
         })?;
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }

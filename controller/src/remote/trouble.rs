@@ -143,7 +143,7 @@ impl From<LinkError> for Failure {
             LinkError::Distrust(why) => Self::new("refusing to talk to the agent")
                 .because("one side does not believe the other's certificate")
                 .because(why)
-                .hint("an agent of another run may be there; reboot the machine, or begin a new run with `--fresh`")
+                .hint("an agent of another run may be there; reboot the machine and run the same command again")
                 .code("LF0303"),
             LinkError::Skew(why) => Self::new("cannot talk to the agent")
                 .because(why)

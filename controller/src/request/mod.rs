@@ -46,8 +46,6 @@ pub struct Request {
     pub nix: NixOptions,
     /// Whether erasing the disks has been agreed to on the command line.
     pub yes: bool,
-    /// Whether an earlier run against this machine is left behind instead of taken up.
-    pub fresh: bool,
     /// Whether the installed system is waited for and looked at.
     pub verify: bool,
     /// For how long a lost link is tried again.

@@ -134,7 +134,7 @@ impl Lines {
 
     fn latest(&mut self, view: &View, event: &Event) {
         if let Some(latest) = view.latest() {
-            self.step(view, event, &latest.to_owned());
+            self.step(view, event, latest);
         }
     }
 

@@ -9,3 +9,6 @@ pub mod run;
 pub mod journal;
 
 pub mod board;
+
+#[cfg(test)]
+mod laws;

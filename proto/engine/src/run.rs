@@ -5,7 +5,6 @@ use std::time::Duration;
 use landfall_proto::{
     event::{Kind, Outcome},
     failure::Failure,
-    report::Status,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -61,16 +60,13 @@ impl<S: Store> Run<S> {
     ///
     /// A step that was cut off and must not be repeated is refused. A failure ends the run.
     pub async fn step<T: Step>(&mut self, step: &T) -> Result<T::Proof, Failure> {
+        const { assert!(T::RETRY.tries == 1 || matches!(T::REPEAT, Repeat::Safe)) };
         let planned = self.journal.header.plan.get(self.next).map(String::as_str);
         assert_eq!(planned, Some(T::NAME), "plan and story name the same steps");
         self.next += 1;
-        let done = self.recover_or_run(step).await;
-        match done {
+        match self.recover_or_run(step).await {
             Ok(proof) => Ok(proof),
-            Err(failure) => {
-                self.end_failed(T::NAME, &failure)?;
-                Err(failure)
-            }
+            Err(failure) => Err(self.end_failed(T::NAME, failure)),
         }
     }
 
@@ -96,36 +92,42 @@ impl<S: Store> Run<S> {
     }
 
     async fn recover_or_run<T: Step>(&mut self, step: &T) -> Result<T::Proof, Failure> {
-        if let Some(proof) = self.earlier_proof::<T>() {
-            if step.still_true(&proof).await {
-                let kind = Kind::StepFinished {
-                    outcome: Outcome::Recovered,
-                };
-                let value = serde_json::to_value(&proof).ok();
-                self.mark(Some(T::NAME), kind, value)?;
-                return Ok(proof);
-            }
-            if T::REPEAT == Repeat::Never {
-                return Err(refused::<T>(
-                    "what it did is no longer found on the machine",
-                ));
+        match self.before::<T>() {
+            Before::Nothing => {}
+            Before::CutOff if T::REPEAT == Repeat::Safe => {}
+            Before::CutOff => return Err(refused::<T>("it was cut off half way")),
+            Before::Over(proof) => {
+                if let Some(proof) = self.still_true(step, proof).await {
+                    self.over::<T>(Outcome::Recovered, &proof)?;
+                    return Ok(proof);
+                }
+                if T::REPEAT == Repeat::Never {
+                    return Err(refused::<T>(
+                        "what it did is no longer found on the machine",
+                    ));
+                }
             }
         }
-        if self.was_cut_off(T::NAME) && T::REPEAT == Repeat::Never {
-            return Err(refused::<T>("it was cut off half way"));
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(stopped::<T>()),
+            admitted = step.admit() => admitted?,
         }
         let done = self.attempts(step).await?;
-        let value = serde_json::to_value(&done.proof).map_err(|error| {
+        self.over::<T>(done.outcome, &done.proof)?;
+        Ok(done.proof)
+    }
+
+    async fn still_true<T: Step>(&self, step: &T, proof: Value) -> Option<T::Proof> {
+        let proof = serde_json::from_value(proof).ok()?;
+        step.still_true(&proof).await.then_some(proof)
+    }
+
+    fn over<T: Step>(&mut self, outcome: Outcome, proof: &T::Proof) -> Result<(), Failure> {
+        let value = serde_json::to_value(proof).map_err(|error| {
             Failure::new(format!("cannot journal {}", T::NAME)).caused_by(&error)
         })?;
-        self.mark(
-            Some(T::NAME),
-            Kind::StepFinished {
-                outcome: done.outcome,
-            },
-            Some(value),
-        )?;
-        Ok(done.proof)
+        self.mark(Some(T::NAME), Kind::StepFinished { outcome }, Some(value))
     }
 
     async fn attempts<T: Step>(&mut self, step: &T) -> Result<Done<T::Proof>, Failure> {
@@ -134,19 +136,20 @@ impl<S: Store> Run<S> {
             .state()
             .step(T::NAME)
             .map_or(0, |state| state.attempt);
-        let attempt = before + 1;
+        let attempt = before.saturating_add(1);
         self.mark(Some(T::NAME), Kind::StepStarted { attempt }, None)?;
         let cx = Context::new(T::NAME, self.board.clone(), self.cancel.clone());
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(stopped::<T>()),
+            result = self.tries(step, &cx) => result,
+        }
+    }
+
+    async fn tries<T: Step>(&self, step: &T, cx: &Context) -> Result<Done<T::Proof>, Failure> {
         let mut tries = 1;
         loop {
-            let result = tokio::select! {
-                biased;
-                () = self.cancel.cancelled() => {
-                    return Err(Failure::new(format!("cannot finish {}", T::NAME)).because("the run was stopped"));
-                }
-                result = step.run(&cx) => result,
-            };
-            let failure = match result {
+            let failure = match step.run(cx).await {
                 Ok(done) => return Ok(done),
                 Err(failure) if tries >= T::RETRY.tries => return Err(failure),
                 Err(failure) => failure,
@@ -164,52 +167,43 @@ impl<S: Store> Run<S> {
         }
     }
 
-    fn earlier_proof<T: Step>(&self) -> Option<T::Proof> {
-        let state = self.board.state();
-        if !matches!(state.step(T::NAME)?.status, Status::Finished(_)) {
-            return None;
-        }
+    /// Returns what the journal says of a step, whatever processes told of it.
+    ///
+    /// Only a begin and an end with a proof count: a refusal says nothing about what was done before it, and neither
+    /// does a story that passed the step over.
+    fn before<T: Step>(&self) -> Before {
         let marks = self.journal.marks.iter().rev();
         let mut of_step = marks.filter(|mark| mark.event.step.as_deref() == Some(T::NAME));
-        let proof = of_step.find_map(|mark| mark.proof.clone())?;
-        serde_json::from_value(proof).ok()
+        let last = of_step.find_map(|mark| match &mark.event.kind {
+            Kind::StepStarted { .. } => Some(Before::CutOff),
+            Kind::StepFinished { .. } => mark.proof.clone().map(Before::Over),
+            _ => None,
+        });
+        last.unwrap_or(Before::Nothing)
     }
 
-    fn was_cut_off(&self, name: &str) -> bool {
-        let state = self.board.state();
-        state
-            .step(name)
-            .is_some_and(|step| matches!(step.status, Status::Running | Status::Failed(_)))
-    }
-
-    fn end_failed(&mut self, name: &str, failure: &Failure) -> Result<(), Failure> {
-        let running = self
-            .board
-            .state()
-            .step(name)
-            .map(|step| step.status.clone());
-        if running != Some(Status::Running) {
-            // refused before it began: the journal shows the refusal as a try that failed
-            let attempt = self.board.state().step(name).map_or(0, |step| step.attempt) + 1;
-            self.mark(Some(name), Kind::StepStarted { attempt }, None)?;
-        }
-        self.mark(
-            Some(name),
-            Kind::StepFailed {
-                failure: failure.clone(),
+    /// Ends the run with a failure, and returns it.
+    fn end_failed(&mut self, name: &str, failure: Failure) -> Failure {
+        let end = match self.cancel.is_cancelled() {
+            true => Kind::Aborted {
+                by: "request".to_owned(),
             },
-            None,
-        )?;
-        if self.cancel.is_cancelled() {
-            self.mark(
-                None,
-                Kind::Aborted {
-                    by: "request".to_owned(),
+            false => Kind::RunFailed,
+        };
+        let told = self
+            .mark(
+                Some(name),
+                Kind::StepFailed {
+                    failure: failure.clone(),
                 },
                 None,
             )
-        } else {
-            self.mark(None, Kind::RunFailed, None)
+            .and_then(|()| self.mark(None, end, None));
+        match told {
+            Ok(()) => failure,
+            // the first failure is the one to look at
+            Err(second) if second.code == failure.code => failure,
+            Err(second) => failure.because(second.what),
         }
     }
 
@@ -233,6 +227,21 @@ impl<S: Store> Run<S> {
     }
 }
 
+/// What the journal says of a step before this process does it.
+#[derive(Debug)]
+enum Before {
+    /// It has not begun.
+    Nothing,
+    /// It has begun, and it is not known how far it came.
+    CutOff,
+    /// It was done, with this proof.
+    Over(Value),
+}
+
+fn stopped<T: Step>() -> Failure {
+    Failure::new(format!("cannot finish {}", T::NAME)).because("the run was stopped")
+}
+
 fn cannot_journal(error: &JournalError) -> Failure {
     Failure::new("cannot remember what was done")
         .caused_by(error)
@@ -242,6 +251,6 @@ fn cannot_journal(error: &JournalError) -> Failure {
 fn refused<T: Step>(why: &str) -> Failure {
     Failure::new(format!("refusing to repeat {}", T::NAME))
         .because(why)
-        .hint("look at the machine; `--fresh` begins a new run, and erases what is there")
+        .hint("look at the machine, then run the same command again: it begins a new run")
         .code("LF0902")
 }

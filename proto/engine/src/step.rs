@@ -16,7 +16,7 @@ use crate::board::Board;
 pub enum Repeat {
     /// Doing it again leads to the same end.
     Safe,
-    /// Half of it is worse than none of it. A person has to look.
+    /// Half of it is worse than none of it. A person has to look. Such a step is tried once.
     Never,
 }
 
@@ -86,6 +86,14 @@ pub trait Step {
     const RETRY: Retry = Retry::NEVER;
     /// What it hands to the steps after it. Journaled, so never a secret.
     type Proof: Serialize + DeserializeOwned + Clone + Send;
+
+    /// Whether it may begin, as far as can be told without changing anything.
+    ///
+    /// Asked once, before the journal says that the step has begun. A refusal ends the run like any failure, but the
+    /// step counts as not begun: a later process may do it, even one that must not be repeated.
+    fn admit(&self) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Does it.
     fn run(&self, cx: &Context) -> impl Future<Output = Result<Done<Self::Proof>, Failure>> + Send;
