@@ -192,9 +192,11 @@ proptest! {
         let history = history(&story);
         let (heavy_end, light_end) = history.cursor();
         for event in history.report_since(next, light) {
-            prop_assert!(if event.is_heavy() { (next..heavy_end).contains(&event.index) } else {
-                (light..light_end).contains(&event.light.unwrap())
-            });
+            let lacked = match event.light {
+                None => (next..heavy_end).contains(&event.index),
+                Some(number) => (light..light_end).contains(&number),
+            };
+            prop_assert!(lacked, "{:?}", event);
         }
     }
 
@@ -346,8 +348,8 @@ fn refused_step_never_began() {
     let copy = state.step("copy").unwrap();
     assert_eq!((copy.attempt, copy.started_ms), (0, None));
     assert_eq!(
-        (state.failure(), state.end),
-        (Some(&failure), Some(End::Failed))
+        (state.failure(), &state.end),
+        (Some(&failure), &Some(End::Failed))
     );
 }
 
