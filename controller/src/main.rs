@@ -1,6 +1,11 @@
 //! Reads the command line, does what it says, and ends with the exit code that says how.
 
-use std::{io::BufRead, path::Path, process::ExitCode};
+use std::{
+    io::BufRead,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    process::ExitCode,
+};
 
 use clap::Parser;
 use landfall::{
@@ -57,7 +62,9 @@ fn run(work: impl Future<Output = Exit>) -> Exit {
         .build();
     match runtime {
         Ok(runtime) => {
-            let exit = runtime.block_on(work);
+            // the panic itself is printed by the standard hook
+            let exit = panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(work)));
+            let exit = exit.unwrap_or_else(|_| tell(&bug()));
             // somebody may still be waiting for an answer on the terminal
             runtime.shutdown_background();
             exit
@@ -67,6 +74,14 @@ fn run(work: impl Future<Output = Exit>) -> Exit {
             tell(&Ended::usage(failure))
         }
     }
+}
+
+/// An invariant of ours did not hold; what became of the machine is not known.
+fn bug() -> Ended {
+    let failure = Failure::new("cannot go on")
+        .because("an invariant of landfall does not hold, as printed above")
+        .hint("report it, with the newest folder below `~/.local/state/landfall`");
+    Ended { exit: Exit::Bug, ..Ended::usage(failure) }
 }
 
 /// Prints how a command ended that never had a screen.
