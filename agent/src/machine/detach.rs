@@ -56,12 +56,18 @@ pub fn own_program() -> Result<String, Failure> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-/// Removes the file of the running program, if it was sent here by a controller.
+/// Removes the file of the running program and its folder, if it was sent here by a controller.
 pub fn remove_own_program() {
     let Ok(path) = own_program() else { return };
-    let name = path.rsplit('/').next().unwrap_or_default();
+    let Some((folder, name)) = path.rsplit_once('/') else {
+        return;
+    };
     if name.starts_with("landfall-agent-") {
         // what cannot be removed does no harm
         let _ = std::fs::remove_file(&path);
+        // another agent may lie there too: only an empty folder goes
+        if folder.ends_with("/landfall-bin") {
+            let _ = std::fs::remove_dir(folder);
+        }
     }
 }
