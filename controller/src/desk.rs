@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use engine::step::Context;
 use landfall_proto::{
-    event::Unit,
+    event::{Kind, Unit},
     facts::Facts,
     failure::Failure,
     order::{Blob, Job, Order, RunId, StoreRoot},
@@ -30,7 +30,7 @@ use crate::{
         probe::{Arch, Root},
         ssh::Ssh,
         store::StoreSocket,
-        upload,
+        upload::{self, Placed},
     },
     request::Request,
     screen::Screen,
@@ -38,6 +38,8 @@ use crate::{
 
 /// The agent's folder on the target; in memory on every system that has `/run`.
 const AGENT_FOLDER: &str = "/run/landfall";
+/// Longest that taking the agent off may take: a few logins.
+const LEAVE: Duration = Duration::from_secs(30);
 /// How much of a blob is read at once.
 const READ: usize = 256 << 10;
 /// How often the progress of an upload is told.
@@ -78,6 +80,18 @@ pub struct Desk {
     /// The link, for whoever shows it.
     pub view: watch::Sender<LinkView>,
     agent: Mutex<Option<Agent>>,
+    landing: Mutex<Option<Landing>>,
+}
+
+/// What was sent to a machine where no agent has answered yet.
+#[derive(Debug, Clone)]
+struct Landing {
+    ssh: Ssh,
+    placed: Placed,
+    /// Whether it was not there before.
+    sent: bool,
+    /// Whether it may run already.
+    started: bool,
 }
 
 /// A machine as it was when its agent first answered. Journaled.
@@ -99,6 +113,8 @@ struct Agent {
     link: Link,
     mux: Mux,
     state: RunState,
+    /// Whether it was given an order.
+    ordered: bool,
     _lane: AbortOnDropHandle<()>,
     _view: AbortOnDropHandle<()>,
 }
@@ -114,7 +130,7 @@ impl Desk {
         login_key: String,
         screen: Screen,
     ) -> Self {
-        let (view, agent) = (watch::Sender::default(), Mutex::default());
+        let view = watch::Sender::default();
         Self {
             request,
             run,
@@ -124,7 +140,8 @@ impl Desk {
             login_key,
             screen,
             view,
-            agent,
+            agent: Mutex::default(),
+            landing: Mutex::default(),
         }
     }
 
@@ -175,9 +192,20 @@ impl Desk {
         let agent = agents::find(arch.name())?;
         let deadline = self.request.reconnect_timeout;
         let size = agent.blob.size;
+        let hash = &agent.blob.hash;
+        let place = upload::search(&ssh, root, hash).await?;
+        *self.landing.lock().await = Some(Landing {
+            ssh: ssh.clone(),
+            placed: Placed {
+                place: place.clone(),
+                hash: hash.clone(),
+            },
+            sent: place.there.as_deref() != Some(hash.as_str()),
+            started: false,
+        });
         let placed = upload::place(
             &ssh,
-            root,
+            place,
             &agent,
             deadline,
             |sent, _| cx.progress(sent, Some(size), Unit::Bytes),
@@ -185,16 +213,11 @@ impl Desk {
         )
         .await?;
         cx.waiting("the agent to start");
+        if let Some(landing) = self.landing.lock().await.as_mut() {
+            landing.started = true;
+        }
         upload::start(&ssh, &placed, AGENT_FOLDER, &self.credentials.for_agent()).await?;
-        let link = Link::connect(Reach {
-            ssh,
-            placed,
-            folder: AGENT_FOLDER.to_owned(),
-            credentials: self.credentials.clone(),
-            reconnect_timeout: deadline,
-            revive,
-        })
-        .await?;
+        let link = Link::connect(self.way(ssh, placed, deadline, revive)).await?;
         let hello = link.hello().await?;
         let reached = Reached {
             boot_id: hello.boot_id,
@@ -203,7 +226,20 @@ impl Desk {
             kexec_marker: hello.kexec_marker,
         };
         *self.agent.lock().await = Some(self.attend(link));
+        // from here on it takes itself off
+        *self.landing.lock().await = None;
         Ok(reached)
+    }
+
+    fn way(&self, ssh: Ssh, placed: Placed, reconnect_timeout: Duration, revive: bool) -> Reach {
+        Reach {
+            ssh,
+            placed,
+            folder: AGENT_FOLDER.to_owned(),
+            credentials: self.credentials.clone(),
+            reconnect_timeout,
+            revive,
+        }
     }
 
     /// Lets the agent look at the machine.
@@ -217,7 +253,11 @@ impl Desk {
             run: self.run.clone(),
             job,
         };
-        match self.link().await?.start(&order).await? {
+        let link = self.link().await?;
+        if let Some(agent) = self.agent.lock().await.as_mut() {
+            agent.ordered = true;
+        }
+        match link.start(&order).await? {
             Started::Now | Started::AlreadyThere => Ok(()),
             Started::OtherRun(run) => Err(Failure::new("cannot begin the run")
                 .because(format!("run {run} is under way on the machine"))
@@ -348,21 +388,69 @@ impl Desk {
     }
 
     /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
+    ///
+    /// A run that is under way there is stopped first: nobody would feed it any more.
     pub async fn leave(&self) {
-        let Some(agent) = self.agent.lock().await.take() else {
-            return;
+        let left = async {
+            let agent = self.agent.lock().await.take();
+            match (agent, self.landing.lock().await.take()) {
+                (Some(agent), _) => self.dismiss(agent).await,
+                (None, Some(landing)) => self.take_back(landing).await,
+                (None, None) => {}
+            }
         };
-        let (run, next) = match agent.state.next {
-            0 => (None, 0),
-            next => (Some(&self.run), next),
-        };
-        let left = agent.link.leave(run, next);
-        if tokio::time::timeout(Duration::from_secs(20), left)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(LEAVE, left).await.is_err() {
             self.screen
                 .note("the agent stays on the machine, since the link is gone");
+        }
+    }
+
+    async fn dismiss(&self, agent: Agent) {
+        let (link, mut state) = (agent.link, agent.state);
+        if !agent.ordered {
+            return link.leave(None, 0).await;
+        }
+        let mut missed = false;
+        if state.end.is_none() && link.abort(&self.run, "the operator").await.is_ok() {
+            let over = |state: &RunState| state.end.is_some();
+            // a run that is not seen to end is not let go of
+            let _ = link
+                .follow(&self.run, &mut state, over, |event| {
+                    missed |= matches!(event.kind, Kind::StepStarted { .. });
+                })
+                .await;
+        }
+        if missed {
+            self.screen.missed_some();
+        }
+        // an order that never arrived has left no run
+        let run = (state.next > 0).then_some(&self.run);
+        link.leave(run, state.next).await;
+    }
+
+    async fn take_back(&self, landing: Landing) {
+        let Landing {
+            ssh,
+            placed,
+            sent,
+            started,
+        } = landing;
+        if started {
+            // it may be coming up just now: one that runs for sure can be told to go
+            let credentials = self.credentials.for_agent();
+            let _ = upload::start(&ssh, &placed, AGENT_FOLDER, &credentials).await;
+            let way = self.way(ssh.clone(), placed.clone(), Duration::ZERO, false);
+            if let Ok(link) = Link::connect(way).await {
+                return link.leave(None, 0).await;
+            }
+        }
+        if !sent {
+            return;
+        }
+        let removed = upload::remove(&ssh, &placed.place, &placed.hash).await;
+        if removed.is_err() {
+            self.screen
+                .note("what was sent to the machine stays there, since the link is gone");
         }
     }
 
@@ -405,6 +493,7 @@ impl Desk {
             link,
             mux,
             state: RunState::default(),
+            ordered: false,
             _lane: AbortOnDropHandle::new(lane),
             _view: AbortOnDropHandle::new(forward),
         }

@@ -32,6 +32,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Failures that say nothing about the machine but that it is not seen any more.
 const LOST: &[&str] = &["LF0301", "LF0302", "LF0309"];
 
+/// Failures after which the agent is left to itself: it is out of reach and goes on, or it is somebody else's.
+const NOT_OURS: &[&str] = &["LF0301", "LF0306", "LF0309", "LF0310"];
+
 /// Installs as requested, shows it, and returns how it ended.
 pub async fn install(request: Request) -> Exit {
     let host = request.target.host.clone();
@@ -100,10 +103,20 @@ async fn drive(
         screen.clone(),
     ));
     let told = tokio::select! {
-        told = story::tell(run, &desk) => Some(told),
+        // the terminal interrupts our children too: why they failed is known first
+        biased;
         _ = tokio::signal::ctrl_c() => None,
+        told = story::tell(run, &desk) => Some(told),
     };
-    desk.leave().await;
+    let goes_on = |failure: &Failure| NOT_OURS.contains(&failure.code.as_str());
+    if matches!(&told, Some(Err(failure)) if goes_on(failure)) {
+        desk.hang_up().await;
+    } else {
+        tokio::select! {
+            () = desk.leave() => {}
+            _ = tokio::signal::ctrl_c() => screen.note("the agent may still be on the machine"),
+        }
+    }
     // a screen that hangs must not keep the command from ending
     let _ = tokio::time::timeout(LAST_WORDS, shown).await;
     match told {

@@ -1,6 +1,6 @@
-//! Where the agent lies on the machine, and the two scripts that put it there.
+//! Where the agent lies on the machine, and the scripts that put it there and take it away.
 //!
-//! Needs of the machine: `sh mkdir chmod rm mv cat wc`. Pure here: scripts out, answers in.
+//! Needs of the machine: `sh mkdir chmod rm rmdir mv cat wc`. Pure here: scripts out, answers in.
 
 use landfall_proto::{failure::Failure, order::BlobHash};
 
@@ -80,10 +80,20 @@ chmod 700 $p && mv $p @name@ || exit 44
 echo "landfall-agent $(./@name@ version)"
 "#;
 
-/// Removes the folder with everything in it.
-pub fn remove(root: Root, folder: &str) -> String {
-    format!("exec {}rm -rf {}", root.prefix(), quote(folder))
+/// Removes what was sent, whole or in part, and the folder unless something else is in it.
+pub fn remove(root: Root, folder: &str, hash: &BlobHash) -> String {
+    let script = REMOVE
+        .replace("@folder@", folder)
+        .replace("@name@", &name(hash));
+    format!("exec {}sh -c '{script}'", root.prefix())
 }
+
+const REMOVE: &str = r#"
+cd "@folder@" || exit 0
+rm -f @name@ @name@.part @name@.part.*
+cd / && rmdir "@folder@" 2>/dev/null
+exit 0
+"#;
 
 /// Removes an agent that is not what it should be.
 pub fn discard(root: Root, folder: &str, hash: &BlobHash) -> String {
@@ -187,7 +197,7 @@ mod tests {
 
     #[test]
     fn scripts_pass_through_any_login_shell() {
-        for script in [SEARCH, RECEIVE] {
+        for script in [SEARCH, RECEIVE, REMOVE] {
             assert!(!script.contains('\'') && !script.contains('\\'));
         }
     }

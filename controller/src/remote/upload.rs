@@ -69,12 +69,12 @@ pub async fn search(ssh: &Ssh, root: Root, hash: &BlobHash) -> Result<Place, Fai
     place::found(&output.stdout, root, ssh.destination()).map_err(|failure| said(failure, &output))
 }
 
-/// Sends the agent unless it is there, going on after a lost connection until the deadline.
+/// Sends the agent to its place unless it is there, going on after a lost connection until the deadline.
 ///
 /// `progress` is told how many bytes have left and how many there are; `retrying` what a try met with.
 pub async fn place(
     ssh: &Ssh,
-    root: Root,
+    place: Place,
     agent: &AgentFile,
     deadline: Duration,
     mut progress: impl FnMut(u64, u64),
@@ -82,7 +82,6 @@ pub async fn place(
 ) -> Result<Placed, Failure> {
     let until = Instant::now() + deadline;
     let hash = agent.blob.hash.clone();
-    let place = search(ssh, root, &hash).await?;
     if place.there.as_deref() == Some(hash.as_str()) {
         return Ok(Placed { place, hash });
     }
@@ -111,7 +110,7 @@ pub async fn place(
             }
             Ok(_) => {
                 discarded = true;
-                ssh.run(&place::discard(root, &place.folder, &hash), &[], ASK)
+                ssh.run(&place::discard(place.root, &place.folder, &hash), &[], ASK)
                     .await?;
             }
             Err(Sending::Refused(failure)) => return Err(failure),
@@ -214,10 +213,10 @@ pub async fn start(
     Err(said(failure, &output))
 }
 
-/// Removes the agent's file and folder.
-pub async fn remove(ssh: &Ssh, place: &Place) -> Result<(), Failure> {
-    ssh.run(&place::remove(place.root, &place.folder), &[], ASK)
-        .await?;
+/// Removes what was sent, from a machine where no agent runs.
+pub async fn remove(ssh: &Ssh, place: &Place, hash: &BlobHash) -> Result<(), Failure> {
+    let script = place::remove(place.root, &place.folder, hash);
+    ssh.run(&script, &[], ASK).await?;
     Ok(())
 }
 

@@ -235,7 +235,7 @@ impl Screen {
     }
 
     /// Takes in that events of the agent were missed.
-    fn missed_some(&self) {
+    pub(crate) fn missed_some(&self) {
         self.lock().trail.missed_some();
     }
 
