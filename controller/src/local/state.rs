@@ -8,6 +8,7 @@
 //!                 known_hosts             the host key, pinned
 //!                 credentials.json        keys of the tunnel, gone with the run
 //!                 key, key.pub            login to the installer, gone with the run
+//!                 extra-files.tar         what is to be put on the system, gone with the run
 //!                 log.txt, events.jsonl   what was shown
 //! ```
 
@@ -98,6 +99,7 @@ impl State {
             run.credentials(),
             run.key(),
             run.public_key(),
+            run.archive(),
         ];
         for path in gone {
             match fs::remove_file(&path) {
@@ -152,9 +154,14 @@ impl RunFolder {
         self.0.join("key.pub")
     }
 
+    /// Returns the packed extra files.
+    fn archive(&self) -> PathBuf {
+        self.0.join("extra-files.tar")
+    }
+
     /// Keeps the packed extra files until the run ends, and returns where.
     pub fn keep_archive(&self, file: tempfile::NamedTempFile) -> Result<PathBuf, Failure> {
-        let path = self.0.join("extra-files.tar");
+        let path = self.archive();
         // the archive lies in the temporary folder, which may be another file system
         fs::copy(file.path(), &path).map_err(|error| cannot("write", &path).caused_by(&error))?;
         Ok(path)
