@@ -63,7 +63,11 @@ impl Connect<'_> {
         } else {
             FIRST_LOOK
         };
-        let seen = host_key::look(&ssh, policy, &pins, desk.folder.path(), patience).await?;
+        let seen = {
+            // ssh may ask for a passphrase or a password: nothing is drawn over its question
+            let _pause = ssh.asks().then(|| desk.screen.pause());
+            host_key::look(&ssh, policy, &pins, desk.folder.path(), patience).await?
+        };
         let host = desk.request.target.to_string();
         let verdict = host_key::decide(&seen, policy, &pins, &host, desk.screen.can_ask());
         let mut warning = None;
