@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod cli;
+mod install;
 mod machine;
 mod nix;
+mod sizes;
 mod tidy;
 
 use std::{fs, path::Path};
