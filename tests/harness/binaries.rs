@@ -10,11 +10,17 @@ use std::{
 /// Returns the path of `landfall`, built when it is first asked for.
 pub fn controller() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("landfall"))
+    BUILT.get_or_init(|| build("landfall", &[]))
+}
+
+/// Returns the path of `landfall` as it is handed out, built when it is first asked for.
+pub fn released_controller() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("landfall", &["--release"]))
 }
 
 /// Builds a package's program of the same name and returns where cargo says it is.
-fn build(package: &str) -> PathBuf {
+fn build(package: &str, profile: &[&str]) -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args([
         "build",
@@ -23,7 +29,7 @@ fn build(package: &str) -> PathBuf {
         "--package",
         package,
     ]);
-    cargo.args(["--bin", package]);
+    cargo.args(["--bin", package]).args(profile);
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
     let output = cargo.output().expect("cargo starts");
     let text = String::from_utf8_lossy(&output.stdout);
