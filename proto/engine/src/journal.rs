@@ -335,3 +335,316 @@ fn open_private(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use landfall_proto::event::Outcome;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const PLAN: [&str; 2] = ["inspect", "format"];
+
+    fn header() -> Header {
+        Header::new(RunId::from_bytes([7; 16]), &PLAN, "order".to_owned(), 1)
+    }
+
+    fn mark(index: u64, kind: Kind) -> Mark {
+        let proof = matches!(kind, Kind::StepFinished { .. }).then_some(Value::Null);
+        let step = Some("inspect".to_owned());
+        let event = Event {
+            index,
+            light: None,
+            at_ms: index,
+            step,
+            kind,
+        };
+        Mark { event, proof }
+    }
+
+    fn marks() -> Vec<Mark> {
+        let steps = PLAN.map(str::to_owned).to_vec();
+        let kinds = [
+            Kind::RunStarted { steps },
+            Kind::StepStarted { attempt: 1 },
+            Kind::StepFinished {
+                outcome: Outcome::Warned {
+                    message: "a line\nbreak".to_owned(),
+                },
+            },
+            Kind::RunFailed,
+        ];
+        (0..)
+            .zip(kinds)
+            .map(|(index, kind)| mark(index, kind))
+            .collect()
+    }
+
+    /// A place for one journal.
+    struct Place(TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            Self(TempDir::new().unwrap())
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.path().join("journal.jsonl")
+        }
+
+        fn put(&self, bytes: &[u8]) {
+            let mut file = open_private(&self.path()).unwrap();
+            file.set_len(0).unwrap();
+            file.write_all(bytes).unwrap();
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            open_private(&self.path())
+                .unwrap()
+                .read_to_end(&mut bytes)
+                .unwrap();
+            bytes
+        }
+
+        fn open(&self) -> Result<Journal<FileStore>, JournalError> {
+            Journal::open(&self.path(), header())
+        }
+
+        fn written(&self) -> Vec<u8> {
+            let mut journal = self.open().unwrap();
+            marks()
+                .into_iter()
+                .for_each(|mark| journal.append(mark).unwrap());
+            self.bytes()
+        }
+    }
+
+    /// Returns an error and its causes, without the place of the file.
+    fn said(place: &Place, error: &dyn Error) -> String {
+        let causes = std::iter::successors(Some(error), |&error| error.source());
+        let all: Vec<String> = causes.map(ToString::to_string).collect();
+        all.join(": ")
+            .replace(&place.path().display().to_string(), "[JOURNAL]")
+    }
+
+    #[track_caller]
+    fn check_refused(bytes: &[u8], expected: &str) {
+        let place = Place::new();
+        place.put(bytes);
+        assert_eq!(said(&place, &place.open().unwrap_err()), expected);
+        assert_eq!(place.bytes(), bytes, "what is refused is left as it is");
+    }
+
+    #[track_caller]
+    fn check_header(header: Header, expected: &str) {
+        let mut bytes = line(&header);
+        bytes.extend(line(&marks()[0]));
+        check_refused(&bytes, expected);
+    }
+
+    #[test]
+    fn what_was_appended_is_read() {
+        let place = Place::new();
+        place.written();
+        let journal = place.open().unwrap();
+        assert_eq!((journal.header, journal.marks), (header(), marks()));
+    }
+
+    #[test]
+    fn proof_of_nothing_is_a_proof() {
+        let place = Place::new();
+        place.written();
+        let proofs: Vec<_> = place
+            .open()
+            .unwrap()
+            .marks
+            .into_iter()
+            .map(|mark| mark.proof)
+            .collect();
+        assert_eq!(proofs, [None, None, Some(Value::Null), None]);
+    }
+
+    #[test]
+    fn journal_is_for_nobody_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let place = Place::new();
+        place.written();
+        assert_eq!(
+            place.path().metadata().unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn torn_last_line_is_cut_off() {
+        let place = Place::new();
+        let all = place.written();
+        let ends: Vec<usize> = (0..all.len())
+            .filter(|&at| all[at] == b'\n')
+            .map(|at| at + 1)
+            .collect();
+        let mut torn = vec![Vec::new()];
+        torn.extend((1..=all.len()).map(|cut| all[..cut].to_vec()));
+        // what some file systems leave after a power cut
+        torn.extend(ends.iter().map(|&end| [&all[..end], &[0; 40]].concat()));
+        for bytes in torn {
+            place.put(&bytes);
+            let whole = ends.iter().filter(|&&end| end <= bytes.len()).count();
+            let whole_marks = whole.saturating_sub(1);
+            let mut journal = place.open().unwrap();
+            assert_eq!(
+                journal.marks,
+                marks()[..whole_marks],
+                "{} bytes",
+                bytes.len()
+            );
+            // the next line does not grow onto the fragment, and the third process reads both
+            for mark in &marks()[whole_marks..] {
+                journal.append(mark.clone()).unwrap();
+            }
+            drop(journal);
+            assert_eq!(
+                place.open().unwrap().marks,
+                marks(),
+                "{} bytes",
+                bytes.len()
+            );
+            assert_eq!(place.bytes(), all);
+        }
+    }
+
+    #[test]
+    fn line_that_was_written_in_part_does_not_spoil_the_next() {
+        let place = Place::new();
+        let mut journal = place.open().unwrap();
+        journal.append(marks().remove(0)).unwrap();
+        // as a full disk leaves it
+        journal.store.file.write_all(b"{\"event\":").unwrap();
+        for mark in marks().into_iter().skip(1) {
+            journal.append(mark).unwrap();
+        }
+        assert_eq!(place.open().unwrap().marks, marks());
+    }
+
+    #[test]
+    fn journal_with_nothing_but_a_header_is_taken_up() {
+        let place = Place::new();
+        place.put(&line(&header()));
+        assert_eq!(place.open().unwrap().marks, []);
+        assert_eq!(place.bytes(), line(&header()));
+    }
+
+    #[test]
+    fn bad_line_in_the_middle_is_named() {
+        let place = Place::new();
+        let mut lines: Vec<Vec<u8>> = place
+            .written()
+            .split_inclusive(|&byte| byte == b'\n')
+            .map(<[u8]>::to_vec)
+            .collect();
+        lines[2] = b"{\n".to_vec();
+        let eof = "EOF while parsing an object at line 2 column 0";
+        check_refused(
+            &lines.concat(),
+            &format!("reading journal [JOURNAL] line 3: {eof}"),
+        );
+        lines[0] = b"\n".to_vec();
+        let eof = "EOF while parsing a value at line 2 column 0";
+        check_refused(
+            &lines.concat(),
+            &format!("reading journal [JOURNAL] line 1: {eof}"),
+        );
+    }
+
+    #[test]
+    fn lines_that_do_not_follow_each_other_are_refused() {
+        let with =
+            |marks: &[Mark]| [line(&header()), marks.iter().flat_map(line).collect()].concat();
+        let mut twice = marks();
+        twice.insert(1, twice[0].clone());
+        let why = "event 0 does not follow: it is there already, or belongs in no journal";
+        check_refused(
+            &with(&twice),
+            &format!("following journal [JOURNAL] line 3: {why}"),
+        );
+        let mut gap = marks();
+        gap.remove(1);
+        let why = "event 2 does not follow: expected event 1";
+        check_refused(
+            &with(&gap),
+            &format!("following journal [JOURNAL] line 3: {why}"),
+        );
+        let mut light = marks();
+        light.insert(
+            1,
+            mark(
+                1,
+                Kind::Line {
+                    text: String::new(),
+                },
+            ),
+        );
+        let why = "event 1 does not follow: it is there already, or belongs in no journal";
+        check_refused(
+            &with(&light),
+            &format!("following journal [JOURNAL] line 3: {why}"),
+        );
+        let mut unknown = marks();
+        unknown[1].event.kind = Kind::Unknown;
+        let why = "event 1 does not follow: its kind is not known to this version";
+        check_refused(
+            &with(&unknown),
+            &format!("following journal [JOURNAL] line 3: {why}"),
+        );
+    }
+
+    #[test]
+    fn journal_of_something_else_is_refused() {
+        let other = "journal [JOURNAL] is of another";
+        check_header(
+            Header {
+                format: 2,
+                ..header()
+            },
+            &format!("{other} format"),
+        );
+        let run = RunId::from_bytes([8; 16]);
+        check_header(Header { run, ..header() }, &format!("{other} run"));
+        let plan = vec!["inspect".to_owned()];
+        check_header(Header { plan, ..header() }, &format!("{other} plan"));
+        let order = "another".to_owned();
+        check_header(Header { order, ..header() }, &format!("{other} order"));
+        // a newer build of the same format goes on, and so does a later day
+        let place = Place::new();
+        place.put(&line(&Header {
+            version: "9".to_owned(),
+            began: 2,
+            ..header()
+        }));
+        assert_eq!(place.open().unwrap().header.version, "9");
+    }
+
+    #[test]
+    fn journal_larger_than_any_run_is_refused() {
+        let place = Place::new();
+        let size = place.written().len() as u64;
+        open_private(&place.path())
+            .unwrap()
+            .set_len(SIZE_MAX + 1)
+            .unwrap();
+        let error = place.open().unwrap_err();
+        assert_eq!(
+            said(&place, &error),
+            "journal [JOURNAL] has 16777217 bytes, more than any run writes"
+        );
+        open_private(&place.path())
+            .unwrap()
+            .set_len(SIZE_MAX)
+            .unwrap();
+        assert_eq!(place.open().unwrap().marks, marks());
+        assert_eq!(place.bytes().len() as u64, size);
+    }
+}
