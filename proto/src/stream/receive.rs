@@ -14,6 +14,8 @@ pub(super) enum Violation {
     WrongHash(u64),
     #[error("the chunk at {0} is further ahead than any credit")]
     TooFarAhead(u64),
+    #[error("the chunk at {0} lies over another one")]
+    Overlapping(u64),
     #[error("the chunk at {0} reaches over the end of the stream")]
     BehindEnd(u64),
     #[error("the stream ends at {0} and at {1}")]
@@ -60,7 +62,7 @@ impl ReceiveHalf {
         let Some(end) = offset.checked_add(data.len() as u64) else {
             return Err(Violation::TooFarAhead(offset));
         };
-        if end > self.taken + credit::MOST + CHUNK_MAX as u64 {
+        if end - self.taken.min(end) > credit::MOST + CHUNK_MAX as u64 {
             return Err(Violation::TooFarAhead(offset));
         }
         if self.end.is_some_and(|last| end > last) {
@@ -70,6 +72,15 @@ impl ReceiveHalf {
             return Err(Violation::WrongHash(offset));
         }
         if offset >= self.taken && !data.is_empty() {
+            // a sender cuts its bytes once: else a few of them would be enough to fill the memory
+            if self
+                .waiting
+                .get(&offset)
+                .is_some_and(|known| known.len() != data.len())
+                || self.overlaps(offset, end)
+            {
+                return Err(Violation::Overlapping(offset));
+            }
             self.waiting.entry(offset).or_insert(data);
         } else {
             // seen before: its acknowledgement may have been lost
@@ -82,7 +93,7 @@ impl ReceiveHalf {
     pub(super) fn end(&mut self, offset: u64) -> Result<(), Violation> {
         match self.end {
             Some(known) if known != offset => Err(Violation::TwoEnds(known, offset)),
-            _ if offset < self.received() => Err(Violation::TwoEnds(self.received(), offset)),
+            _ if offset < self.furthest() => Err(Violation::TwoEnds(self.furthest(), offset)),
             _ => {
                 self.end = Some(offset);
                 Ok(())
@@ -114,6 +125,25 @@ impl ReceiveHalf {
             at += data.len() as u64;
         }
         at
+    }
+
+    /// Returns up to where there is anything.
+    fn furthest(&self) -> u64 {
+        let last = self.waiting.last_key_value();
+        last.map_or(self.taken, |(&at, data)| at + data.len() as u64)
+    }
+
+    /// Returns whether a waiting chunk that begins elsewhere has some of these bytes.
+    fn overlaps(&self, offset: u64, end: u64) -> bool {
+        let before = self.waiting.range(..offset).next_back();
+        let after = self.waiting.range(offset + 1..end).next();
+        before.is_some_and(|(&at, data)| at + data.len() as u64 > offset) || after.is_some()
+    }
+
+    /// Returns how much is kept.
+    #[cfg(test)]
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.waiting.values().map(|data| data.len() as u64).sum()
     }
 
     /// Returns whether everything has been handed on.
@@ -174,5 +204,45 @@ mod tests {
         half.end(2).unwrap();
         assert_eq!(put(&mut half, 0, b"abc"), Err(Violation::BehindEnd(0)));
         assert_eq!(half.end(3), Err(Violation::TwoEnds(2, 3)));
+    }
+    #[test]
+    fn bytes_that_are_sent_in_many_cuts_fill_nothing() {
+        let mut half = ReceiveHalf::new(0);
+        let data = vec![0; CHUNK_MAX];
+        put(&mut half, 1, &data).unwrap();
+        for offset in [0, 2, 100, CHUNK_MAX as u64] {
+            assert_eq!(
+                put(&mut half, offset, &data),
+                Err(Violation::Overlapping(offset))
+            );
+        }
+        assert_eq!(
+            put(&mut half, 1, &data[1..]),
+            Err(Violation::Overlapping(1))
+        );
+        // the same one again, and its neighbours
+        put(&mut half, 1, &data).unwrap();
+        put(&mut half, 0, &data[..1]).unwrap();
+        put(&mut half, CHUNK_MAX as u64 + 1, &data).unwrap();
+        assert_eq!(half.waiting_bytes(), 2 * CHUNK_MAX as u64 + 1);
+    }
+
+    #[test]
+    fn end_before_what_is_there_already_is_refused() {
+        let mut half = ReceiveHalf::new(0);
+        put(&mut half, 3, b"def").unwrap();
+        assert_eq!(half.end(5), Err(Violation::TwoEnds(6, 5)));
+        assert_eq!(half.end(6), Ok(()));
+    }
+
+    #[test]
+    fn offsets_at_the_edge_of_numbers_are_no_trap() {
+        let mut half = ReceiveHalf::new(u64::MAX - 2);
+        put(&mut half, u64::MAX - 2, b"ab").unwrap();
+        assert_eq!(
+            put(&mut half, u64::MAX, b"c"),
+            Err(Violation::TooFarAhead(u64::MAX))
+        );
+        assert_eq!(half.received(), u64::MAX);
     }
 }

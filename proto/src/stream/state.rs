@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound::{Excluded, Unbounded},
     time::Instant,
 };
 
@@ -15,6 +16,8 @@ use crate::v1::{self, frame::Kind};
 const STREAMS_MAX: usize = 64;
 /// Ended streams that are remembered, for a side that has not heard of the end.
 const REMEMBERED: usize = 1024;
+/// Answers that may wait for a lane. Who asks for more without reading them gets none.
+const ANSWERS_MAX: usize = 4096;
 
 /// One open stream.
 #[derive(Debug)]
@@ -148,11 +151,8 @@ impl State {
             return Some(frame);
         }
         // streams take turns, so that a long one does not starve a short one
-        let after: Vec<u64> = self
-            .streams
-            .range(self.turn + 1..)
-            .map(|(&id, _)| id)
-            .collect();
+        let after = self.streams.range((Excluded(self.turn), Unbounded));
+        let after: Vec<u64> = after.map(|(&id, _)| id).collect();
         let before: Vec<u64> = self
             .streams
             .range(..=self.turn)
@@ -238,15 +238,16 @@ impl State {
             return Asked::Nothing;
         };
         let legal = match kind {
-            Kind::Opened(opened) => {
-                if stream.open.is_some() && stream.opened.is_none() {
-                    stream.opened = Some(opened.resume_from);
+            Kind::Opened(v1::Opened { resume_from, .. }) => match &stream.open {
+                Some(open) if stream.opened.is_none() && resume_from <= furthest_start(open) => {
+                    stream.opened = Some(resume_from);
                     stream.open_due = false;
-                    stream.send = SendHalf::new(opened.resume_from);
+                    stream.send = SendHalf::new(resume_from);
                     return Asked::Opened(id);
                 }
-                Ok(())
-            }
+                Some(_) if stream.opened.is_none() => Err("a start beyond the end".to_owned()),
+                _ => Ok(()),
+            },
             Kind::Chunk(chunk) => stream
                 .receive
                 .chunk(chunk.offset, &chunk.hash, chunk.data)
@@ -262,7 +263,7 @@ impl State {
                 let legal = stream.send.sync(sync_frame.received);
                 if legal && sync_frame.reply_wanted {
                     let reply = sync(id, stream, false);
-                    self.lanes.entry(lane).or_default().push_back(reply);
+                    queue(self.lanes.get_mut(&lane), reply);
                 }
                 legal
                     .then_some(())
@@ -316,13 +317,11 @@ impl State {
 
     /// Queues a frame on a lane, or on any. Without a lane nobody is there to hear it.
     fn answer(&mut self, lane: Option<LaneId>, kind: Kind) {
-        let queue = match lane {
+        let lane = match lane {
             Some(lane) => self.lanes.get_mut(&lane),
             None => self.lanes.values_mut().next(),
         };
-        if let Some(queue) = queue {
-            queue.push_back(v1::Frame { kind: Some(kind) });
-        }
+        queue(lane, v1::Frame { kind: Some(kind) });
     }
 
     fn remember(&mut self, id: u64, stream: &Stream) {
@@ -342,6 +341,20 @@ impl State {
             return Ok(());
         }
         Err(format!("{STREAMS_MAX} streams are open already"))
+    }
+}
+
+fn queue(lane: Option<&mut VecDeque<v1::Frame>>, frame: v1::Frame) {
+    if let Some(lane) = lane.filter(|lane| lane.len() < ANSWERS_MAX) {
+        lane.push_back(frame);
+    }
+}
+
+/// Returns the largest offset from which a stream may be asked for.
+fn furthest_start(open: &v1::Open) -> u64 {
+    match &open.target {
+        Some(v1::open::Target::Blob(blob)) => blob.size,
+        _ => 0,
     }
 }
 
@@ -387,4 +400,278 @@ fn next_of(id: u64, stream: &mut Stream, lane: LaneId, now: Instant) -> Option<K
         return Some(Kind::End(v1::End { stream: id, offset }));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        collection::vec,
+        prelude::{Just, Strategy, any, prop_assert, prop_oneof, proptest},
+    };
+
+    use super::*;
+    use crate::{stream::credit, wire::CHUNK_MAX};
+
+    /// What happens to one side.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Frame(v1::Frame),
+        Open(u64),
+        Push(u64, usize),
+        Take(u64),
+        Finish(u64),
+        Attach,
+        Detach(LaneId),
+        Carry,
+    }
+
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![6 => 0u64..4, 2 => 0u64..200, 1 => Just(u64::MAX), 1 => any::<u64>()]
+    }
+
+    fn target() -> impl Strategy<Value = Option<v1::open::Target>> {
+        let blob = number().prop_map(|size| {
+            Some(v1::open::Target::Blob(v1::Blob {
+                hash: vec![0; 32],
+                size,
+            }))
+        });
+        let store = Just(Some(v1::open::Target::Store(v1::Store {
+            root: "target".to_owned(),
+        })));
+        prop_oneof![blob, store, Just(None)]
+    }
+
+    fn frame() -> impl Strategy<Value = v1::Frame> {
+        let chunk = (number(), number(), vec(any::<u8>(), 0..6), any::<bool>());
+        let kind = prop_oneof![
+            (number(), target()).prop_map(|(stream, target)| {
+                Kind::Open(v1::Open {
+                    stream,
+                    target,
+                    codec: 1,
+                })
+            }),
+            (number(), number()).prop_map(|(stream, resume_from)| {
+                Kind::Opened(v1::Opened {
+                    stream,
+                    resume_from,
+                })
+            }),
+            chunk.prop_map(|(stream, offset, data, honest)| {
+                let hash = if honest {
+                    chunk_hash(&data).to_vec()
+                } else {
+                    vec![1]
+                };
+                Kind::Chunk(v1::Chunk {
+                    stream,
+                    offset,
+                    hash,
+                    data,
+                })
+            }),
+            (number(), number()).prop_map(|(stream, offset)| Kind::Ack(v1::Ack { stream, offset })),
+            (number(), number()).prop_map(|(stream, offset)| Kind::End(v1::End { stream, offset })),
+            number().prop_map(|stream| Kind::Reset(v1::Reset {
+                stream,
+                reason: String::new()
+            })),
+            (number(), number(), any::<bool>()).prop_map(|(stream, received, reply_wanted)| {
+                Kind::Sync(v1::Sync {
+                    stream,
+                    received,
+                    reply_wanted,
+                })
+            }),
+        ];
+        proptest::option::weighted(0.95, kind).prop_map(|kind| v1::Frame { kind })
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            12 => frame().prop_map(Event::Frame),
+            1 => number().prop_map(Event::Open),
+            1 => (number(), 1usize..6).prop_map(|(id, length)| Event::Push(id, length)),
+            2 => number().prop_map(Event::Take),
+            1 => number().prop_map(Event::Finish),
+            1 => Just(Event::Attach),
+            1 => (0u64..4).prop_map(Event::Detach),
+            3 => Just(Event::Carry),
+        ]
+    }
+
+    fn happen(state: &mut State, event: Event, now: Instant) {
+        let stream = |state: &mut State, id, act: &dyn Fn(&mut Stream)| {
+            state.streams.get_mut(&id).map(act);
+        };
+        match event {
+            Event::Frame(frame) => match state.take(1, frame, now) {
+                Asked::Accept(open) => state.accept(open.stream, furthest_start(&open)),
+                Asked::Nothing | Asked::Opened(_) | Asked::Broken(..) => {}
+            },
+            Event::Open(id) if !state.streams.contains_key(&id) => {
+                let target = v1::Blob {
+                    hash: vec![0; 32],
+                    size: 100,
+                };
+                let target = Some(v1::open::Target::Blob(target));
+                // refused when there are too many
+                let _ = state.open(v1::Open {
+                    stream: id,
+                    target,
+                    codec: 1,
+                });
+            }
+            Event::Push(id, length) => stream(state, id, &|stream| {
+                if stream.opened.is_some()
+                    && stream.open.is_some()
+                    && stream.send.length().is_none()
+                {
+                    stream.send.push(vec![0; length]);
+                }
+            }),
+            Event::Take(id) => stream(state, id, &|stream| {
+                if let Some(data) = stream.receive.take() {
+                    stream.receive.consume(data.len() as u64);
+                }
+                stream.receive.closed |= stream.receive.is_drained();
+            }),
+            Event::Finish(id) => stream(state, id, &|stream| stream.send.finish()),
+            Event::Attach => drop(state.attach()),
+            Event::Detach(lane) => state.detach(lane),
+            Event::Carry => drop(state.next_frame(1, now)),
+            Event::Open(_) => {}
+        }
+        state.sweep();
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_other_side_sends_is_bounded(events in vec(event(), 0..400)) {
+            let (mut state, now) = (State::default(), Instant::now());
+            state.attach();
+            for event in events {
+                happen(&mut state, event, now);
+                prop_assert!(state.streams.len() + state.accepting.len() <= STREAMS_MAX);
+                prop_assert!(state.ended.len() <= REMEMBERED);
+                prop_assert!(state.ended_order.len() <= REMEMBERED);
+                for stream in state.streams.values() {
+                    let waiting = stream.receive.waiting_bytes();
+                    prop_assert!(waiting <= credit::MOST + CHUNK_MAX as u64);
+                }
+            }
+        }
+    }
+
+    fn frame_of(kind: Kind) -> v1::Frame {
+        v1::Frame { kind: Some(kind) }
+    }
+
+    fn store(stream: u64) -> v1::Open {
+        let target = v1::open::Target::Store(v1::Store {
+            root: "target".to_owned(),
+        });
+        v1::Open {
+            stream,
+            target: Some(target),
+            codec: 1,
+        }
+    }
+
+    #[test]
+    fn one_stream_more_than_there_may_be_is_refused() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let lane = state.attach();
+        for id in 0..STREAMS_MAX as u64 {
+            let asked = state.take(lane, frame_of(Kind::Open(store(id))), now);
+            assert!(matches!(asked, Asked::Accept(_)));
+        }
+        let asked = state.take(lane, frame_of(Kind::Open(store(99))), now);
+        assert!(matches!(asked, Asked::Nothing));
+        let reset = v1::Reset {
+            stream: 99,
+            reason: "64 streams are open already".to_owned(),
+        };
+        assert_eq!(
+            state.next_frame(lane, now),
+            Some(frame_of(Kind::Reset(reset)))
+        );
+    }
+
+    #[test]
+    fn stream_with_the_largest_number_takes_its_turn() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let lane = state.attach();
+        state.accept(u64::MAX, 0);
+        state.accept(1, 0);
+        let answered: Vec<_> = std::iter::from_fn(|| state.next_frame(lane, now)).collect();
+        let opened = |stream| {
+            frame_of(Kind::Opened(v1::Opened {
+                stream,
+                resume_from: 0,
+            }))
+        };
+        assert_eq!(answered, [opened(1), opened(u64::MAX)]);
+    }
+
+    #[test]
+    fn start_beyond_the_end_is_refused() {
+        let now = Instant::now();
+        for (resume_from, legal) in [(0, true), (100, true), (101, false), (u64::MAX, false)] {
+            let mut state = State::default();
+            let lane = state.attach();
+            let blob = v1::open::Target::Blob(v1::Blob {
+                hash: vec![0; 32],
+                size: 100,
+            });
+            state
+                .open(v1::Open {
+                    stream: 1,
+                    target: Some(blob),
+                    codec: 1,
+                })
+                .unwrap();
+            let opened = frame_of(Kind::Opened(v1::Opened {
+                stream: 1,
+                resume_from,
+            }));
+            let asked = state.take(lane, opened, now);
+            assert_eq!(matches!(asked, Asked::Opened(1)), legal, "{resume_from}");
+            assert_eq!(state.streams.contains_key(&1), legal);
+        }
+    }
+
+    #[test]
+    fn who_asks_without_reading_fills_nothing() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let lane = state.attach();
+        state.accept(1, 0);
+        for stream in [1, 2] {
+            for _ in 0..2 * ANSWERS_MAX {
+                let sync = v1::Sync {
+                    stream,
+                    received: 0,
+                    reply_wanted: true,
+                };
+                state.take(lane, frame_of(Kind::Sync(sync)), now);
+            }
+        }
+        assert_eq!(state.lanes[&lane].len(), ANSWERS_MAX);
+    }
+
+    #[test]
+    fn frame_that_is_read_after_its_lane_was_lost_brings_no_lane_back() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let lane = state.attach();
+        state.accept(1, 0);
+        state.detach(lane);
+        let sync = v1::Sync {
+            stream: 1,
+            received: 0,
+            reply_wanted: true,
+        };
+        state.take(lane, frame_of(Kind::Sync(sync)), now);
+        assert_eq!(state.lanes(), 0);
+    }
 }
