@@ -328,6 +328,8 @@ text_type!(RunId, StorePath, BlobHash);
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{any, proptest};
+
     use super::*;
 
     #[track_caller]
@@ -368,5 +370,64 @@ mod tests {
             reboot: true,
         };
         assert_eq!(install.plan(), ["inspect", "seal", "reboot"]);
+    }
+    /// Checks that what is read is what was written, and that only the right form is read.
+    fn check_words<T>(text: &str, form: impl Fn(&str) -> bool)
+    where
+        T: std::str::FromStr<Err = Malformed> + fmt::Display + Serialize,
+        T: serde::de::DeserializeOwned,
+    {
+        let json = serde_json::to_string(text).unwrap();
+        match text.parse::<T>() {
+            Ok(word) => {
+                assert!(form(text), "{text}");
+                assert_eq!(word.to_string(), text);
+                assert_eq!(serde_json::to_string(&word).unwrap(), json);
+                assert!(serde_json::from_str::<T>(&json).is_ok());
+            }
+            Err(malformed) => {
+                assert!(!form(text), "{text}");
+                assert!(malformed.text.chars().count() <= 200);
+                assert!(serde_json::from_str::<T>(&json).is_err());
+            }
+        }
+    }
+
+    fn hex(length: usize) -> impl Fn(&str) -> bool {
+        move |text| text.len() == length && !text.contains(|c| !"0123456789abcdef".contains(c))
+    }
+
+    fn store_path(text: &str) -> bool {
+        let base = text
+            .strip_prefix("/nix/store/")
+            .and_then(|base| base.split_once('-'));
+        base.is_some_and(|(hash, name)| {
+            hash.len() == 32
+                && !hash.contains(|c| !"0123456789abcdfghijklmnpqrsvwxyz".contains(c))
+                && (1..=211).contains(&name.len())
+                && !name.starts_with('.')
+                && !name.contains(|c: char| !c.is_ascii_alphanumeric() && !"+-._?=".contains(c))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn words_are_what_they_look_like(
+            any in ".{0,300}",
+            digits in "[0-9a-fA-Fg]{31,33}|[0-9a-f]{32}|[0-9a-f]{64}|[0-9a-fé]{62,64}",
+            path in "/nix/store/[0-9a-z]{31,33}-.{0,3}|/nix/store/[0-9a-df-np-sv-z]{32}[-./][a-z.?=/]{0,4}|/nix/store/[0-9a-d]{32}-a{205,215}",
+        ) {
+            for text in [any, digits, path] {
+                check_words::<RunId>(&text, hex(32));
+                check_words::<BlobHash>(&text, hex(64));
+                check_words::<StorePath>(&text, store_path);
+            }
+        }
+
+        #[test]
+        fn run_ids_are_read_as_they_were_made(bytes in any::<[u8; 16]>()) {
+            let id = RunId::from_bytes(bytes);
+            assert_eq!(id.as_str().parse(), Ok(id.clone()));
+        }
     }
 }

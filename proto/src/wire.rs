@@ -149,3 +149,298 @@ pub fn target_to_wire(target: &Target) -> v1::open::Target {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        collection::vec,
+        option,
+        prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest},
+        sample::Index,
+    };
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{
+        facts::{Disk, Firmware, Interface, Mounted, Part},
+        laws,
+        order::{ConsentedDisk, Disko, DiskoMode, Install, Job, Kexec, RunId, StorePath, System},
+    };
+
+    fn blob() -> impl Strategy<Value = Blob> {
+        let hash = "[0-9a-f]{64}".prop_map(|hash| BlobHash::try_from(hash).unwrap());
+        (hash, any::<u64>()).prop_map(|(hash, size)| Blob { hash, size })
+    }
+
+    fn path() -> impl Strategy<Value = StorePath> {
+        "/nix/store/[0-9a-df-np-sv-z]{32}-[a-zA-Z0-9+_?=-][a-zA-Z0-9+._?=-]{0,9}"
+            .prop_map(|path| path.parse().unwrap())
+    }
+
+    fn disko() -> impl Strategy<Value = Disko> {
+        let mode = prop_oneof![
+            Just(DiskoMode::Disko),
+            Just(DiskoMode::Format),
+            Just(DiskoMode::Mount)
+        ];
+        let disk = (any::<String>(), any::<u64>(), any::<Option<String>>()).prop_map(
+            |(device, size, serial)| ConsentedDisk {
+                device,
+                size,
+                serial,
+            },
+        );
+        (path(), mode, vec(disk, 0..3)).prop_map(|(script, mode, disks)| Disko {
+            script,
+            mode,
+            disks,
+        })
+    }
+
+    fn system() -> impl Strategy<Value = System> {
+        (path(), option::of(blob()), any::<bool>()).prop_map(
+            |(toplevel, extra_files, copy_host_keys)| System {
+                toplevel,
+                extra_files,
+                copy_host_keys,
+            },
+        )
+    }
+
+    fn order() -> impl Strategy<Value = Order> {
+        let kexec = (blob(), any::<String>(), any::<String>()).prop_map(
+            |(image, extra_flags, authorized_key)| {
+                Job::Kexec(Kexec {
+                    image,
+                    extra_flags,
+                    authorized_key,
+                })
+            },
+        );
+        let install = (option::of(disko()), option::of(system()), any::<bool>()).prop_map(
+            |(disko, system, reboot)| {
+                Job::Install(Install {
+                    disko,
+                    system,
+                    reboot,
+                })
+            },
+        );
+        let run = any::<[u8; 16]>().prop_map(RunId::from_bytes);
+        (run, prop_oneof![kexec, install]).prop_map(|(run, job)| Order { run, job })
+    }
+
+    fn facts() -> impl Strategy<Value = Facts> {
+        let texts = || vec(any::<String>(), 0..3);
+        let part = (
+            any::<String>(),
+            any::<u64>(),
+            any::<Option<String>>(),
+            texts(),
+        )
+            .prop_map(|(device, size, kind, mounted)| Part {
+                device,
+                size,
+                kind,
+                mounted,
+                ..Part::default()
+            });
+        let disk = (
+            any::<String>(),
+            any::<Option<String>>(),
+            any::<bool>(),
+            vec(part, 0..2),
+        )
+            .prop_map(|(device, serial, read_only, parts)| Disk {
+                device,
+                serial,
+                read_only,
+                parts,
+                ..Disk::default()
+            });
+        let interface = (any::<String>(), any::<Option<String>>(), texts()).prop_map(
+            |(name, mac, addresses)| Interface {
+                name,
+                mac,
+                addresses,
+                ..Interface::default()
+            },
+        );
+        let mounted = (any::<String>(), any::<String>(), any::<String>()).prop_map(
+            |(source, target, kind)| Mounted {
+                source,
+                target,
+                kind,
+            },
+        );
+        let firmware = prop_oneof![Just(Firmware::Uefi), Just(Firmware::Bios)];
+        let devices = (vec(disk, 0..3), vec(interface, 0..3), vec(mounted, 0..3));
+        (
+            any::<String>(),
+            any::<Option<bool>>(),
+            any::<u64>(),
+            firmware,
+            devices,
+        )
+            .prop_map(
+                |(arch, secure_boot, memory_total, firmware, (disks, interfaces, mounts))| Facts {
+                    arch,
+                    secure_boot,
+                    memory_total,
+                    firmware,
+                    disks,
+                    interfaces,
+                    mounts,
+                    ..Facts::default()
+                },
+            )
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z_/]{0,8}".prop_map(Value::from),
+        ];
+        let word = || {
+            prop_oneof![
+                Just("run".to_owned()),
+                Just("job".to_owned()),
+                Just("install".to_owned()),
+                Just("kind".to_owned()),
+                Just("index".to_owned()),
+                Just("disks".to_owned()),
+                "[a-z_]{0,8}",
+            ]
+        };
+        leaf.prop_recursive(5, 40, 5, move |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..5).prop_map(Value::from),
+                vec((word(), inner), 0..5).prop_map(|members| members.into_iter().collect()),
+            ]
+        })
+    }
+
+    /// Reads bytes as everything there is; only what is of the right shape is taken.
+    fn read_all(bytes: &[u8]) {
+        let _ = order_from_wire(bytes);
+        let _ = facts_from_wire(bytes);
+        let report = v1::Report {
+            events: vec![bytes.to_vec()],
+            next: 0,
+            light: 0,
+        };
+        let _ = events_from_wire(&report);
+    }
+
+    proptest! {
+        #[test]
+        fn orders_survive_the_wire(order in order()) {
+            prop_assert_eq!(order_from_wire(&order_to_wire(&order)).unwrap(), order);
+        }
+
+        #[test]
+        fn facts_survive_the_wire(facts in facts()) {
+            prop_assert_eq!(facts_from_wire(&facts_to_wire(&facts)).unwrap(), facts);
+        }
+
+        #[test]
+        fn reports_survive_the_wire(events in vec(laws::event(), 0..9), next in any::<u64>(), light in any::<u64>()) {
+            let report = report_to_wire(&events, (next, light));
+            prop_assert_eq!((report.next, report.light), (next, light));
+            prop_assert_eq!(events_from_wire(&report).unwrap(), events);
+        }
+
+        #[test]
+        fn targets_survive_the_wire(blob in blob(), installer in any::<bool>()) {
+            let root = if installer { StoreRoot::Installer } else { StoreRoot::Target };
+            for target in [Target::Blob(blob.clone()), Target::Store(root)] {
+                let open = v1::Open { stream: 1, target: Some(target_to_wire(&target)), codec: 0 };
+                prop_assert_eq!(target_from_wire(&open).unwrap(), target);
+            }
+        }
+
+        #[test]
+        fn any_bytes_and_any_json_are_read_or_refused(bytes in vec(any::<u8>(), 0..200), json in json()) {
+            read_all(&bytes);
+            read_all(json.to_string().as_bytes());
+        }
+
+        #[test]
+        fn damaged_messages_are_read_or_refused(
+            order in order(),
+            facts in facts(),
+            event in laws::event(),
+            at in any::<Index>(),
+            bytes in vec(any::<u8>(), 0..4),
+        ) {
+            let event = serde_json::to_vec(&event).unwrap();
+            for mut message in [order_to_wire(&order), facts_to_wire(&facts), event] {
+                let at = at.index(message.len());
+                let end = (at + bytes.len()).min(message.len());
+                message.splice(at..end, bytes.iter().copied());
+                read_all(&message);
+            }
+        }
+
+        #[test]
+        fn any_target_is_read_or_refused(hash in vec(any::<u8>(), 0..40), root in ".{0,10}") {
+            let blob = v1::Blob { hash: hash.clone(), size: 1 };
+            let store = v1::Store { root: root.clone() };
+            for target in [v1::open::Target::Blob(blob), v1::open::Target::Store(store)] {
+                let is_blob = matches!(target, v1::open::Target::Blob(_));
+                let open = v1::Open { stream: 1, target: Some(target), codec: 7 };
+                let legal = if is_blob { hash.len() == 32 } else { StoreRoot::from_name(&root).is_some() };
+                prop_assert_eq!(target_from_wire(&open).is_ok(), legal);
+            }
+        }
+
+        #[test]
+        fn plan_of_any_order_names_each_step_once(order in order()) {
+            let plan = order.plan();
+            let names: std::collections::BTreeSet<_> = plan.iter().collect();
+            prop_assert_eq!(names.len(), plan.len());
+            prop_assert!(plan.starts_with(&["inspect"]));
+        }
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        for (open, close) in [("[", "]"), ("{\"kind\":", "}")] {
+            let deep = open.repeat(100_000) + &close.repeat(100_000);
+            assert!(order_from_wire(deep.as_bytes()).is_err());
+            assert!(facts_from_wire(deep.as_bytes()).is_err());
+            let report = v1::Report {
+                events: vec![deep.into_bytes()],
+                next: 0,
+                light: 0,
+            };
+            assert!(events_from_wire(&report).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_even_parsed() {
+        let spaces = vec![b' '; ORDER_MAX + 1];
+        let said = order_from_wire(&spaces).unwrap_err().to_string();
+        assert_eq!(said, "the order has 1048577 bytes, more than 1048576");
+        let mut padded = facts_to_wire(&Facts::default());
+        padded.resize(FACTS_MAX, b' ');
+        assert!(facts_from_wire(&padded).is_ok());
+        padded.push(b' ');
+        assert!(facts_from_wire(&padded).is_err());
+    }
+
+    #[test]
+    fn stream_for_nothing_is_refused() {
+        let open = v1::Open {
+            stream: 1,
+            target: None,
+            codec: 0,
+        };
+        let said = target_from_wire(&open).unwrap_err().to_string();
+        assert_eq!(said, "what the stream is for is missing or unknown");
+    }
+}
