@@ -158,6 +158,18 @@ fn refusal(disk: &ConsentedDisk, change: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use engine::{
+        journal::{Header, Journal},
+        run::Run,
+    };
+    use landfall_proto::{
+        order::RunId,
+        report::{Status, StepState},
+    };
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::{
         machine::{command::Ended, stage::Stage},
@@ -166,12 +178,11 @@ mod tests {
 
     const SCRIPT: &str = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-disko";
 
-    async fn format(stage: &Stage, serial: &str, mode: DiskoMode) -> Result<Formatted, Failure> {
-        let serial = Some(serial.to_owned());
+    fn ordered(serial: &str, mode: DiskoMode) -> (Disko, ToolsReady) {
         let disk = ConsentedDisk {
             device: "/dev/vda".to_owned(),
             size: 1 << 30,
-            serial,
+            serial: Some(serial.to_owned()),
         };
         let order = Disko {
             script: SCRIPT.parse().unwrap(),
@@ -181,13 +192,36 @@ mod tests {
         let tools = ToolsReady {
             script: order.script.clone(),
         };
-        let machine = stage.machine();
+        (order, tools)
+    }
+
+    async fn format(stage: &Stage, serial: &str, mode: DiskoMode) -> Result<Formatted, Failure> {
+        let ((order, tools), machine) = (ordered(serial, mode), stage.machine());
         run(&Format {
             machine: &machine,
             order: &order,
             tools: &tools,
         })
         .await
+    }
+
+    /// Formats as one process of a run that has a journal here.
+    async fn format_on(
+        journal: &Path,
+        stage: &Stage,
+        serial: &str,
+    ) -> (Result<Formatted, Failure>, Vec<StepState>) {
+        let ((order, tools), machine) = (ordered(serial, DiskoMode::Disko), stage.machine());
+        let header = Header::new(RunId::from_bytes([1; 16]), &[NAME], String::new(), 0);
+        let journal = Journal::open(journal, header).unwrap();
+        let mut run = Run::begin(journal, CancellationToken::new()).unwrap();
+        let format = Format {
+            machine: &machine,
+            order: &order,
+            tools: &tools,
+        };
+        let formatted = run.step(&format).await;
+        (formatted, run.board().state().steps)
     }
 
     #[tokio::test]
@@ -210,6 +244,40 @@ mod tests {
             [("/dev/vda".to_owned(), "1073741824 []".to_owned())]
         );
         assert_eq!(formatted.mounts, ["/mnt ext4 /dev/vda"]);
+    }
+
+    #[tokio::test]
+    async fn refused_disk_does_not_block_the_runs_after_it() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal.jsonl");
+        let stage = Stage::new()
+            .mounted()
+            .answer(SCRIPT, Ended::answer(0, "", ""));
+        for _ in 0..2 {
+            let (refused, steps) = format_on(&journal, &stage, "B").await;
+            assert_eq!(refused.as_ref().unwrap_err().code, "LF0501");
+            assert_eq!(steps[0].status, Status::Failed(refused.unwrap_err()));
+            assert_eq!(steps[0].attempt, 0);
+        }
+        assert_eq!(stage.asked(), [""; 0]);
+        // the disk that was agreed to is back
+        let (formatted, _) = format_on(&journal, &stage, "A").await;
+        assert!(formatted.is_ok());
+        assert_eq!(stage.asked(), [SCRIPT]);
+    }
+
+    #[tokio::test]
+    async fn script_that_failed_is_not_run_again() {
+        let place = tempfile::tempdir().unwrap();
+        let journal = place.path().join("journal.jsonl");
+        let stage = Stage::new()
+            .disk()
+            .answer(SCRIPT, Ended::answer(1, "", "no space"));
+        let (failed, _) = format_on(&journal, &stage, "A").await;
+        assert_eq!(failed.unwrap_err().code, "LF0502");
+        let (refused, _) = format_on(&journal, &stage, "A").await;
+        assert_eq!(refused.unwrap_err().code, "LF0902");
+        assert_eq!(stage.asked(), [SCRIPT]);
     }
 
     #[tokio::test]
