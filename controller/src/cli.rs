@@ -110,6 +110,9 @@ pub struct InstallArgs {
     /// Erase the disks without asking
     #[arg(short, long, help_heading = "What to do")]
     yes: bool,
+    /// Begin a new run instead of taking up the one that broke off
+    #[arg(long, help_heading = "What to do")]
+    fresh: bool,
     /// Do not wait for the installed system to come up
     #[arg(long, help_heading = "What to do")]
     no_verify: bool,
@@ -292,6 +295,7 @@ impl InstallArgs {
                 show_trace: self.show_trace || self.debug,
             },
             yes: self.yes,
+            fresh: self.fresh,
             verify: !self.no_verify,
             reconnect_timeout: self.reconnect_timeout.0,
             output: Output {

@@ -79,8 +79,32 @@ pub struct Desk {
     pub screen: Screen,
     /// The link, for whoever shows it.
     pub view: watch::Sender<LinkView>,
+    /// What earlier processes of this run have done.
+    pub past: Past,
     agent: Mutex<Option<Agent>>,
     landing: Mutex<Option<Landing>>,
+}
+
+/// What earlier processes of this run have done, as the journal says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Past {
+    /// The machine was told to boot the installed system: nothing is left but to look at it.
+    pub rebooted: bool,
+    /// The agent was told to change the disks.
+    pub disks_begun: bool,
+}
+
+impl Past {
+    /// Reads it from the state of a run that is taken up.
+    pub fn of(state: &RunState) -> Self {
+        let step = |name| state.step(name);
+        let over = |name| step(name).is_some_and(|s| matches!(s.status, Status::Finished(_)));
+        let begun = |name| step(name).is_some_and(|s| s.attempt > 0);
+        Self {
+            rebooted: over("reboot"),
+            disks_begun: begun("disko") || begun("install"),
+        }
+    }
 }
 
 /// What was sent to a machine where no agent has answered yet.
@@ -115,6 +139,8 @@ struct Agent {
     state: RunState,
     /// Whether it was given an order.
     ordered: bool,
+    /// Whether that order is about the disks.
+    installs: bool,
     _lane: AbortOnDropHandle<()>,
     _view: AbortOnDropHandle<()>,
 }
@@ -140,6 +166,7 @@ impl Desk {
             login_key,
             screen,
             view,
+            past: Past::default(),
             agent: Mutex::default(),
             landing: Mutex::default(),
         }
@@ -171,6 +198,11 @@ impl Desk {
     /// Returns how the installed system is reached: as the user named it, or as root.
     pub fn installed_ssh(&self) -> Ssh {
         self.ssh()
+    }
+
+    /// Whether an earlier process of this run has pinned the host key.
+    pub fn is_pinned(&self) -> bool {
+        self.folder.has_pin()
     }
 
     /// Pins the host key that was seen first.
@@ -256,6 +288,7 @@ impl Desk {
         let link = self.link().await?;
         if let Some(agent) = self.agent.lock().await.as_mut() {
             agent.ordered = true;
+            agent.installs = matches!(order.job, Job::Install(_));
         }
         match link.start(&order).await? {
             Started::Now | Started::AlreadyThere => Ok(()),
@@ -389,7 +422,7 @@ impl Desk {
 
     /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
     ///
-    /// A run that is under way there is stopped first: nobody would feed it any more.
+    /// A run that is under way there is stopped first, unless it is about the disks: nobody would feed it any more.
     pub async fn leave(&self) {
         let left = async {
             let agent = self.agent.lock().await.take();
@@ -409,6 +442,10 @@ impl Desk {
         let (link, mut state) = (agent.link, agent.state);
         if !agent.ordered {
             return link.leave(None, 0).await;
+        }
+        if agent.installs && state.end.is_none() {
+            // half a format helps nobody: it finishes what it has the inputs for, and the same command takes it up
+            return;
         }
         let mut missed = false;
         if state.end.is_none() && link.abort(&self.run, "the operator").await.is_ok() {
@@ -494,6 +531,7 @@ impl Desk {
             mux,
             state: RunState::default(),
             ordered: false,
+            installs: false,
             _lane: AbortOnDropHandle::new(lane),
             _view: AbortOnDropHandle::new(forward),
         }

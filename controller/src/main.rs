@@ -81,7 +81,10 @@ fn bug() -> Ended {
     let failure = Failure::new("cannot go on")
         .because("an invariant of landfall does not hold, as printed above")
         .hint("report it, with the newest folder below `~/.local/state/landfall`");
-    Ended { exit: Exit::Bug, ..Ended::usage(failure) }
+    Ended {
+        exit: Exit::Bug,
+        ..Ended::usage(failure)
+    }
 }
 
 /// Prints how a command ended that never had a screen.

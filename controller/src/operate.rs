@@ -14,7 +14,7 @@ use landfall_proto::{failure::Failure, order::RunId};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    desk::Desk,
+    desk::{Desk, Past},
     exit::{Ended, Exit},
     local::{
         file,
@@ -43,7 +43,7 @@ pub async fn install(request: Request) -> Exit {
     for warning in request.warnings() {
         screen.warning(&warning);
     }
-    let (ended, log) = match begin(&request) {
+    let (ended, log) = match begin(&request, &screen) {
         Ok((state, folder, run)) => {
             let log = folder.events();
             // a recording that cannot be made is no reason not to install
@@ -64,17 +64,25 @@ pub async fn install(request: Request) -> Exit {
     ended.exit
 }
 
-/// Takes the host's lock and makes the folder of a new run.
-fn begin(request: &Request) -> Result<(State, RunFolder, RunId), Failure> {
+/// Takes the host's lock, and takes up the run that broke off, or makes the folder of a new one.
+///
+/// A run is taken up by a command that wants the same. One that wants something else begins anew.
+fn begin(request: &Request, screen: &Screen) -> Result<(State, RunFolder, RunId), Failure> {
     let host = match request.port() {
         Some(port) => format!("{}:{port}", request.target.host),
         None => request.target.host.clone(),
     };
     let state = State::open(&host)?;
+    let order = request.wish();
+    if let Some(open) = state
+        .current()?
+        .filter(|open| open.order == order && !request.fresh)
+    {
+        let folder = state.run(&open.run);
+        screen.note("taking up the run that broke off");
+        return Ok((state, folder, open.run));
+    }
     let run = RunId::from_bytes(rand::random());
-    let order = blake3::hash(format!("{request:?}").as_bytes())
-        .to_hex()
-        .to_string();
     let open = OpenRun {
         run: run.clone(),
         order,
@@ -138,8 +146,14 @@ async fn set_up(
     run: &RunId,
     screen: &Screen,
 ) -> Result<SetUp, Failure> {
-    let credentials = Credentials::make()?;
-    credentials.keep(&folder.credentials())?;
+    let credentials = match Credentials::kept(&folder.credentials())? {
+        Some(kept) => kept,
+        None => {
+            let made = Credentials::make()?;
+            made.keep(&folder.credentials())?;
+            made
+        }
+    };
     let login_key = keys::login_key(&folder.key(), &format!("landfall-{run}")).await?;
     let order = state.current()?.map(|open| open.order).unwrap_or_default();
     let header = Header::new(run.clone(), &story::plan(&request), order, now());
@@ -151,7 +165,8 @@ async fn set_up(
     let run_of = Run::begin(journal, CancellationToken::new())?;
     let sockets = state::socket_folder()?;
     let path: PathBuf = sockets.path().to_owned();
-    let desk = Desk::new(
+    let past = Past::of(&run_of.board().state());
+    let mut desk = Desk::new(
         request,
         run.clone(),
         folder,
@@ -160,6 +175,7 @@ async fn set_up(
         login_key,
         screen.clone(),
     );
+    desk.past = past;
     Ok((run_of, desk, sockets))
 }
 

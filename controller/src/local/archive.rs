@@ -39,11 +39,11 @@ pub async fn pack(directory: &Path) -> Result<Packed, Failure> {
 }
 
 fn pack_now(directory: &Path) -> Result<Packed, Failure> {
-    if !fs::metadata(directory)
-        .map_err(broken("opening it"))?
-        .is_dir()
-    {
-        return Err(Failure::new("it is no directory"));
+    let hint = "name a directory that can be read: `--extra-files DIR`";
+    let found = fs::metadata(directory);
+    let found = found.map_err(|error| broken("opening it")(error).hint(hint))?;
+    if !found.is_dir() {
+        return Err(Failure::new("it is no directory").hint(hint));
     }
     let mut file = tempfile::NamedTempFile::new().map_err(broken("making a temporary file"))?;
     let hashed = Hashed {

@@ -139,6 +139,11 @@ impl RunFolder {
         self.0.join("known_hosts")
     }
 
+    /// Whether the host key has been pinned.
+    pub fn has_pin(&self) -> bool {
+        self.known_hosts().exists()
+    }
+
     /// Returns the keys of the tunnel.
     pub fn credentials(&self) -> PathBuf {
         self.0.join("credentials.json")

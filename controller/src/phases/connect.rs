@@ -7,7 +7,11 @@ use landfall_proto::failure::Failure;
 
 use crate::{
     desk::{Desk, Reached},
-    remote::host_key::{self, HostKey, Policy, Seen, Verdict},
+    remote::{
+        host_key::{self, HostKey, Policy, Seen, Verdict},
+        ssh::Ssh,
+        upload,
+    },
     request::HostKeyPolicy,
 };
 
@@ -28,7 +32,16 @@ impl Step for Connect<'_> {
     type Proof = Reached;
 
     async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
-        let warning = self.trust(cx).await?;
+        let warning = if self.desk.is_pinned() {
+            if let Some(ssh) = self.installer().await {
+                let reached = self.desk.reach(ssh, true, cx).await?;
+                return Ok(Done::new(reached));
+            }
+            self.check_past()?;
+            None
+        } else {
+            self.trust(cx).await?
+        };
         let reached = self
             .desk
             .reach(self.desk.pinned(self.desk.ssh()), true, cx)
@@ -40,12 +53,31 @@ impl Step for Connect<'_> {
     }
 
     async fn still_true(&self, _: &Reached) -> bool {
-        // a new process has no connection, whatever the earlier one had
-        false
+        // a new process has no connection, whatever the earlier one had; after the reboot it needs none
+        self.desk.past.rebooted
     }
 }
 
 impl Connect<'_> {
+    /// Refuses to begin anew what has changed the disks already.
+    fn check_past(&self) -> Result<(), Failure> {
+        if !self.desk.past.disks_begun {
+            return Ok(());
+        }
+        Err(Failure::new("refusing to begin the installation a second time")
+            .because("an earlier command of this run has begun to change the disks, and the installer it ran in does not answer")
+            .hint("if the installed system runs, all is done; look at the machine's console")
+            .hint("`--fresh` begins a new run, and erases the disks again")
+            .code("LF0903"))
+    }
+
+    /// Returns the way to the installer that an earlier process of this run booted, if it answers.
+    async fn installer(&self) -> Option<Ssh> {
+        let ssh = self.desk.installer_ssh();
+        let machine = upload::probe(&ssh).await.ok()?;
+        (machine.variant == "installer").then_some(ssh)
+    }
+
     /// Decides about the host key and pins it. Returns a warning that goes with the decision.
     async fn trust(&self, cx: &Context) -> Result<Option<String>, Failure> {
         let desk = self.desk;

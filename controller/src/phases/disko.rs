@@ -44,6 +44,6 @@ impl Step for Disko<'_> {
     }
 
     async fn still_true(&self, _proof: &()) -> bool {
-        false
+        self.desk.past.rebooted
     }
 }

@@ -46,6 +46,6 @@ impl Step for Install<'_> {
     }
 
     async fn still_true(&self, _proof: &()) -> bool {
-        false
+        self.desk.past.rebooted
     }
 }

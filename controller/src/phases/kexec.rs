@@ -56,7 +56,7 @@ impl Step for Kexec<'_> {
     }
 
     async fn still_true(&self, _: &Reached) -> bool {
-        false
+        self.desk.past.rebooted
     }
 }
 
@@ -72,12 +72,8 @@ impl Kexec<'_> {
                 "installer" => Ok(()),
                 _ => Err("what answers is no installer".to_owned()),
             },
-            |seen, since| {
-                cx.waiting(format!(
-                    "the installer ({} s): {}",
-                    since.as_secs(),
-                    seen.words()
-                ));
+            |seen, _| {
+                cx.waiting(format!("the installer: {}", seen.words()));
             },
         )
         .await?;

@@ -34,7 +34,7 @@ impl Step for Preflight<'_> {
     }
 
     async fn still_true(&self, _: &Facts) -> bool {
-        false
+        self.desk.past.rebooted
     }
 }
 

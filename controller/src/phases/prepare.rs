@@ -107,7 +107,7 @@ impl Step for Prepare<'_> {
     }
 
     async fn still_true(&self, _: &Prepared) -> bool {
-        false
+        self.desk.past.rebooted
     }
 }
 

@@ -34,6 +34,6 @@ impl Step for Reboot<'_> {
     }
 
     async fn still_true(&self, _proof: &()) -> bool {
-        false
+        self.desk.past.rebooted
     }
 }

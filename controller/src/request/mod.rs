@@ -46,6 +46,8 @@ pub struct Request {
     pub nix: NixOptions,
     /// Whether erasing the disks has been agreed to on the command line.
     pub yes: bool,
+    /// Whether a run that broke off is left behind instead of taken up.
+    pub fresh: bool,
     /// Whether the installed system is waited for and looked at.
     pub verify: bool,
     /// For how long a lost link is tried again.
@@ -158,6 +160,23 @@ impl Request {
                 .hint("give the port once"));
         }
         Ok(self)
+    }
+
+    /// Returns a hash of what is to become of the machine: two commands with the same one want the same.
+    ///
+    /// How it is reached and shown is no part of it.
+    pub fn wish(&self) -> String {
+        let wish = format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            self.target.host,
+            self.source,
+            self.phases,
+            self.kexec,
+            self.disko_mode,
+            self.extra_files,
+            self.copy_host_keys
+        );
+        blake3::hash(wish.as_bytes()).to_hex().to_string()
     }
 
     /// Returns the port of the old system, where one was given.

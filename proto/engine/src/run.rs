@@ -251,6 +251,6 @@ fn cannot_journal(error: &JournalError) -> Failure {
 fn refused<T: Step>(why: &str) -> Failure {
     Failure::new(format!("refusing to repeat {}", T::NAME))
         .because(why)
-        .hint("look at the machine, then run the same command again: it begins a new run")
+        .hint("look at the machine; `--fresh` begins a new run, and does everything again")
         .code("LF0902")
 }

@@ -60,7 +60,9 @@ pub async fn check(path: &Path) -> Result<Local, Failure> {
 fn check_now(path: &Path) -> Result<Local, Failure> {
     let broken =
         |doing: &'static str| move |error| Failure::new(doing).caused_by(&error as &io::Error);
-    let file = File::open(path).map_err(broken("opening it"))?;
+    let file = File::open(path).map_err(|error| {
+        broken("opening it")(error).hint("name a tarball that can be read: `--kexec FILE`")
+    })?;
     if !file.metadata().map_err(broken("opening it"))?.is_file() {
         return Err(Failure::new("it is no file"));
     }

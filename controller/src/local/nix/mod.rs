@@ -167,7 +167,14 @@ impl Nix {
         error: run::Error,
     ) -> Failure {
         if !error.lacks_attribute() {
-            return error.causes_of(Failure::new(headline));
+            let failure = error.causes_of(Failure::new(headline));
+            return match failure.hints.is_empty() {
+                true => failure.hint(format!(
+                    "see whether nix finds it: `nix flake show {}`",
+                    flake.uri
+                )),
+                false => failure,
+            };
         }
         let names = self
             .eval(
