@@ -90,6 +90,8 @@ pub struct Desk {
 pub struct Past {
     /// The machine was told to boot the installed system: nothing is left but to look at it.
     pub rebooted: bool,
+    /// The machine was told to boot the installer.
+    pub kexec_begun: bool,
     /// The agent was told to change the disks.
     pub disks_begun: bool,
 }
@@ -102,6 +104,7 @@ impl Past {
         let begun = |name| step(name).is_some_and(|s| s.attempt > 0);
         Self {
             rebooted: over("reboot"),
+            kexec_begun: begun("kexec"),
             disks_begun: begun("disko") || begun("install"),
         }
     }

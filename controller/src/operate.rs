@@ -50,9 +50,13 @@ pub async fn install(request: Request) -> Exit {
             if let Ok(recording) = file::append_private(&log) {
                 screen.record_to(Box::new(BufWriter::new(recording)));
             }
+            let pinned = folder.has_pin();
             let ended = drive(request, &state, folder, &run, &screen).await;
-            // disks half done keep their run on record; everything else is over
-            if !ended.state.is_past_return() || ended.exit == Exit::Done {
+            // disks half done keep their run on record, and so does a machine that was seen once and is not now
+            let unseen = |failure: &Failure| failure.code.starts_with("LF01");
+            let unseen = pinned && ended.failure.as_ref().is_some_and(unseen);
+            let goes_on = (ended.state.is_past_return() || unseen) && ended.exit != Exit::Done;
+            if !goes_on {
                 // keys that cannot be removed are of no use to anybody once the agent is gone
                 let _ = state.end(&run);
             }

@@ -17,6 +17,9 @@ use crate::{
 
 /// The first login: name lookup, TCP, keys, and perhaps a passphrase.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+/// How long a machine is waited for that was told to boot the installer, and how often it is asked.
+const BOOT: Duration = Duration::from_secs(600);
+const PAUSE: Duration = Duration::from_secs(2);
 const FIRST_LOOK_PERSON: Duration = Duration::from_secs(180);
 
 /// Finds the machine and brings the agent there.
@@ -33,7 +36,7 @@ impl Step for Connect<'_> {
 
     async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
         let warning = if self.desk.is_pinned() {
-            if let Some(ssh) = self.installer().await {
+            if let Some(ssh) = self.installer(cx).await {
                 let reached = self.desk.reach(ssh, true, cx).await?;
                 return Ok(Done::new(reached));
             }
@@ -72,10 +75,25 @@ impl Connect<'_> {
     }
 
     /// Returns the way to the installer that an earlier process of this run booted, if it answers.
-    async fn installer(&self) -> Option<Ssh> {
-        let ssh = self.desk.installer_ssh();
-        let machine = upload::probe(&ssh).await.ok()?;
-        (machine.variant == "installer").then_some(ssh)
+    ///
+    /// A machine that was told to boot it is waited for: it may be on its way.
+    async fn installer(&self, cx: &Context) -> Option<Ssh> {
+        let installer = self.desk.installer_ssh();
+        let named = self.desk.pinned(self.desk.ssh());
+        let until = tokio::time::Instant::now() + BOOT;
+        loop {
+            match upload::probe(&installer).await {
+                Ok(machine) if machine.variant == "installer" => return Some(installer),
+                Ok(_) => return None,
+                Err(_) => {}
+            }
+            let answers = upload::probe(&named).await.is_ok();
+            if answers || !self.desk.past.kexec_begun || tokio::time::Instant::now() > until {
+                return None;
+            }
+            cx.waiting("the machine to answer: it was told to boot the installer");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Decides about the host key and pins it. Returns a warning that goes with the decision.
