@@ -133,7 +133,8 @@ impl Ssh {
         self
     }
 
-    /// Takes the first key that the machine shows under this alias, and from then on only that one.
+    /// Takes the first key that the machine shows under this alias, and from then on only that one, until
+    /// [`Self::forget_first`].
     #[must_use]
     pub fn accepting(mut self, file: &Path, alias: &str) -> Self {
         let alias = alias.to_owned();
@@ -142,6 +143,14 @@ impl Ssh {
             alias,
         });
         self
+    }
+
+    /// Forgets the key that was taken because it was the first: it was somebody else's. Pinned ones stay.
+    pub(super) fn forget_first(&self) {
+        if let Some(HostKeys::First { file, .. }) = &self.host_keys {
+            // none was taken, or the next try fails and says why
+            let _ = std::fs::remove_file(file);
+        }
     }
 
     /// Writes the key that the machine shows to a file, and logs in only if it is trusted.
@@ -440,6 +449,17 @@ mod tests {
             "{line}"
         );
         assert!(line.find("Checking=yes").unwrap() < line.find("Checking=no").unwrap());
+    }
+
+    #[test]
+    fn first_key_is_forgotten_and_a_pinned_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("known_hosts");
+        std::fs::write(&file, "run ssh-ed25519 AAAA\n").unwrap();
+        Ssh::new("h").pinned(&file, "run").forget_first();
+        assert!(file.exists());
+        Ssh::new("h").accepting(&file, "run").forget_first();
+        assert!(!file.exists());
     }
 
     #[test]

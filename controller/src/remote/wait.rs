@@ -86,6 +86,8 @@ pub async fn for_boot(
                 Seen::Trouble(error.trouble)
             }
         };
+        // whose key it showed is not the machine that is waited for
+        ssh.forget_first();
         let elapsed = began.elapsed();
         seen(&what, elapsed);
         if elapsed + PAUSE >= deadline {
