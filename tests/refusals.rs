@@ -7,7 +7,7 @@ use std::{
     net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -142,6 +142,7 @@ fn machine_is_as_it_was_after_every_refusal() {
     target.refuses_logins();
     target.refuses_what_cannot_be_installed_on();
     target.refuses_what_cannot_be_installed();
+    target.lets_go_when_it_is_stopped();
 }
 
 /// A machine that must not change, and somebody who asks for the wrong things.
@@ -455,6 +456,72 @@ hint: give an image in the layout of nixos-images, such as `config.system.build.
 ",
         );
     }
+
+    fn lets_go_when_it_is_stopped(&self) {
+        let stopped = "\
+error: stopped by ctrl-c
+state: 127.0.0.1 is untouched
+hint: run the same command again
+log: LOG
+";
+        let stopped = Refusal {
+            code: 130,
+            words: stopped,
+        };
+
+        // while the configuration is built, and a second landfall comes
+        let slow = self.desk.path("slow");
+        fs::create_dir(&slow).unwrap();
+        let slow_flake = r#"{ outputs = _: { nixosConfigurations.slow.config.system.build.diskoScript = derivation {
+          name = "slow"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo begun; exec sleep 7531" ]; PATH = "/bin:/usr/bin";
+        }; }; }"#;
+        fs::write(slow.join("flake.nix"), slow_flake).unwrap();
+        let mut run = self.landfall(&format!(
+            "--flake path:{}#slow --kexec {} -L -v",
+            slow.display(),
+            self.assets.installer_tarball().display()
+        ));
+        run.wait_for("begun");
+        let second = self.landfall(&self.job());
+        let holder = format!("(process {})", run.child.id());
+        let (code, said) = second.end();
+        assert_eq!(
+            (code, said.replace(&holder, "(process ID)").as_str()),
+            (
+                1,
+                "\
+error: refusing to drive 127.0.0.1:PORT twice [LF0401]
+caused by: another landfall (process ID) is at work on it from this machine
+state: 127.0.0.1 is untouched
+hint: wait for it to end, or stop it with ctrl-c where it runs
+"
+            )
+        );
+        run.interrupt();
+        run.ends_as(&stopped);
+        self.is_untouched();
+        let sleeps = Command::new("pgrep").args(["-f", "sleep 7531"]).status();
+        assert!(!sleeps.unwrap().success(), "the builder goes on");
+
+        // while the agent is sent
+        self.machine.link().rate(3.0).unwrap();
+        let mut run = self.landfall(&format!("{} --json", self.job()));
+        run.wait_for(r#""unit":"bytes""#);
+        run.interrupt();
+        self.machine.link().restore().unwrap();
+        run.ends_as(&stopped);
+        self.is_untouched();
+
+        // while the image is sent
+        let mut run = self.landfall(&format!("{} --json", self.job()));
+        run.wait_for(r#""step":"prepare","kind":"step_finished""#);
+        self.machine.link().rate(20.0).unwrap();
+        run.wait_for(r#""step":"kexec","kind":"progress""#);
+        run.interrupt();
+        run.ends_as(&stopped);
+        self.machine.link().restore().unwrap();
+        self.is_untouched();
+    }
 }
 
 /// Somebody who has never used landfall, and a folder for what they name.
@@ -466,6 +533,7 @@ struct Desk {
 /// A landfall that was started.
 struct Run {
     child: Child,
+    stdout: PathBuf,
     stderr: PathBuf,
     state: PathBuf,
     port: u16,
@@ -525,6 +593,7 @@ impl Desk {
             .stderr(File::create(&stderr).unwrap());
         Run {
             child: command.spawn().unwrap(),
+            stdout,
             stderr,
             state: self.operator.state(),
             port,
@@ -533,6 +602,23 @@ impl Desk {
 }
 
 impl Run {
+    /// Waits until it has said this, on either stream.
+    #[track_caller]
+    fn wait_for(&mut self, words: &str) {
+        patience::until(words, ENDS, || {
+            let said = read(&self.stdout) + &read(&self.stderr);
+            let ended = self.child.try_wait()?;
+            anyhow_ended(ended, &said)?;
+            Ok(said.contains(words).then_some(()))
+        })
+        .unwrap();
+    }
+
+    /// Does what ctrl-c does: all of the group hear of it.
+    fn interrupt(&self) {
+        killpg(self.group(), Signal::SIGINT).unwrap();
+    }
+
     #[track_caller]
     fn ends_as(self, refusal: &Refusal<'_>) {
         let (code, said) = self.end();
@@ -576,6 +662,13 @@ impl Drop for Run {
             let _ = killpg(self.group(), Signal::SIGKILL);
             let _ = self.child.wait();
         }
+    }
+}
+
+fn anyhow_ended(ended: Option<ExitStatus>, said: &str) -> anyhow::Result<()> {
+    match ended {
+        Some(status) => anyhow::bail!("it ended already, {status}:\n{said}"),
+        None => Ok(()),
     }
 }
 
