@@ -37,10 +37,12 @@ fn debian_target_becomes_the_installed_system_on_bios() {
     let job = Job::new(Spec::of(Boot::Target));
     let extra = extra_files();
     let mut landfall = job.landfall();
+    landfall.arg("--copy-host-keys");
     landfall.arg("--extra-files").arg(extra.path());
     let stdout = job.run(landfall.arg("--json"));
 
     job.is_done();
+    job.identity_is_kept();
     assert_eq!(
         job.said("[ -e /sys/firmware/efi ] || echo BIOS"),
         "BIOS\n",
@@ -61,6 +63,7 @@ fn debian_target_becomes_the_installed_system_on_uefi() {
     job.run(&mut job.landfall());
 
     job.is_done();
+    job.identity_is_new();
     assert_eq!(
         job.said("[ ! -e /sys/firmware/efi ] || echo UEFI"),
         "UEFI\n"
@@ -78,9 +81,10 @@ fn target_without_tar_cpio_bash_and_friends_is_installed_all_the_same() {
     let missing = "tar cpio gzip xz setsid curl wget nc base64 bash python python3 perl systemctl";
     let found = format!("for name in {missing}; do command -v $name; done; true");
     assert_eq!(job.said(&found), "", "the test's machine has too much");
-    job.run(&mut job.landfall());
+    job.run(job.landfall().arg("--copy-host-keys"));
 
     job.is_done();
+    job.identity_is_kept();
     job.store_is_whole();
 }
 
@@ -129,7 +133,6 @@ impl Job {
             .arg("--flake")
             .arg(configuration(&self.assets, "demo"));
         landfall.arg("--kexec").arg(self.assets.installer_tarball());
-        landfall.arg("--copy-host-keys");
         landfall
     }
 
@@ -162,7 +165,7 @@ impl Job {
     fn is_done(&self) {
         self.own_disk_booted();
         self.file_systems_are_those_of_the_disko_script();
-        self.identity_is_kept();
+        self.nobody_else_is_let_in();
         self.machine_has_nothing_of_landfall();
         self.operator_keeps_no_secrets();
     }
@@ -204,9 +207,22 @@ impl Job {
         }
     }
 
+    /// Keeping the host keys was asked for.
     fn identity_is_kept(&self) {
         assert_eq!(host_key(&self.machine), self.host_key);
         assert_eq!(self.said(HOST_KEY_FILE), self.host_key_file);
+    }
+
+    /// It was not: the first boot made new ones, and the operator remembers which.
+    fn identity_is_new(&self) {
+        let key = host_key(&self.machine);
+        assert_ne!(key, self.host_key);
+        assert_eq!(self.said("ls /etc/ssh 2>/dev/null; true"), "");
+        let kept = self.kept("installed_known_hosts");
+        assert!(kept.contains(&key), "{kept}");
+    }
+
+    fn nobody_else_is_let_in(&self) {
         let own = fs::read_to_string(self.assets.key().with_extension("pub")).unwrap();
         assert_eq!(self.said("cat /root/.ssh/authorized_keys"), own);
         assert_eq!(self.said("ls -A /root/.ssh"), "authorized_keys\n");
@@ -220,23 +236,27 @@ impl Job {
     }
 
     fn operator_keeps_no_secrets(&self) {
-        let hosts = files_below(&self.operator.state());
-        let names = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-        let kept: BTreeSet<String> = hosts.iter().map(names).collect();
-        let expected = ["events.jsonl", "journal.jsonl", "known_hosts", "lock"];
-        assert_eq!(kept, expected.map(str::to_owned).into(), "{hosts:?}");
-        for path in &hosts {
-            let text = fs::read_to_string(path).unwrap();
+        for path in files_below(&self.operator.state()) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let known = ["events.jsonl", "journal.jsonl", "lock"].contains(&name);
+            assert!(known || name.ends_with("known_hosts"), "{}", path.display());
+            let text = fs::read_to_string(&path).unwrap();
             assert!(!text.contains("PRIVATE KEY"), "{}", path.display());
         }
-        let pinned = hosts.iter().find(|path| path.ends_with("known_hosts"));
-        let pinned = fs::read_to_string(pinned.unwrap()).unwrap();
+        let pinned = self.kept("known_hosts");
         assert!(pinned.contains(&self.host_key), "{pinned}");
 
         let nothing: Vec<PathBuf> = Vec::new();
         assert_eq!(entries(&self.operator.runtime()), nothing);
         assert_eq!(entries(&self.operator.temporary()), nothing);
         assert_eq!(processes_of(&self.operator), nothing);
+    }
+
+    /// What the operator has on file under this name.
+    fn kept(&self, name: &str) -> String {
+        let files = files_below(&self.operator.state());
+        let file = files.iter().find(|path| path.ends_with(name));
+        fs::read_to_string(file.unwrap()).unwrap()
     }
 
     /// Boots the installer over the same disks and lets nix look at every byte.
