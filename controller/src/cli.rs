@@ -300,7 +300,11 @@ impl InstallArgs {
             reconnect_timeout: self.reconnect_timeout.0,
             output: Output {
                 json: self.json,
-                verbosity: if self.debug { 2 } else { self.verbose.min(2) },
+                // build logs are lines of a program, which are shown from 1 on
+                verbosity: match self.debug {
+                    true => 2,
+                    false => self.verbose.clamp(u8::from(self.print_build_logs), 2),
+                },
             },
         };
         request.checked()
