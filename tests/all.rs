@@ -1,7 +1,10 @@
 //! The one test binary. A file beside this one that is not named here is caught.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(clippy::print_stdout, reason = "measured figures belong to the record of a test run")]
+#![expect(
+    clippy::print_stdout,
+    reason = "measured figures belong to the record of a test run"
+)]
 
 mod cli;
 mod install;

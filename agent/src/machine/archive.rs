@@ -196,14 +196,14 @@ impl Unpacking<'_> {
         .hint(format!(
             "free some space at `{below}`; the same command goes on"
         ))
-        .code("LF0201"))
+        .code("LF1201"))
     }
 }
 
 fn refused(name: &str, why: &str) -> Failure {
     Failure::new(format!("refusing to unpack {name}"))
         .because(why)
-        .code("LF0203")
+        .code("LF1203")
 }
 
 /// Returns the name without its dots; none inside for the directory itself, none at all when it leads out.
@@ -344,7 +344,7 @@ mod tests {
             let failure = unpacked(&tarball(items), &below, links).unwrap_err();
             assert_eq!(
                 (failure.code.as_str(), failure.causes[0].as_str()),
-                ("LF0203", cause)
+                ("LF1203", cause)
             );
             assert_eq!(
                 fs::read_dir(outer.path()).unwrap().count(),

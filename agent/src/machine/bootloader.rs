@@ -43,7 +43,7 @@ pub struct Bootable {
 impl Machine {
     /// Looks whether the machine will boot this system. Blocks.
     pub fn bootable(&self, system: &StorePath, firmware: Firmware) -> Result<Bootable, Failure> {
-        let refused = || Failure::new(format!("cannot boot {}", system.base_name())).code("LF0601");
+        let refused = || Failure::new(format!("cannot boot {}", system.base_name())).code("LF1601");
         let partitions = self.boot_directories();
         let (loader, entry, partition) = find_entry(&partitions, system).ok_or_else(|| {
             refused()
@@ -342,7 +342,7 @@ mod tests {
         fn refuses(&self, firmware: Firmware, cause: &str) {
             let failure = self.look(firmware).unwrap_err();
             assert!(failure.causes[0].contains(cause), "{failure:?}");
-            assert_eq!(failure.code, "LF0601");
+            assert_eq!(failure.code, "LF1601");
         }
     }
 

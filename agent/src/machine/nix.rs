@@ -38,7 +38,7 @@ impl Machine {
             Failure::new(format!("cannot find {name}"))
                 .because(format!("it is in none of {}", PLACES.join(", ")))
                 .hint("use an installer that has Nix; `--force-kexec` boots into one")
-                .code("LF0301")
+                .code("LF1301")
         })
     }
 
@@ -71,7 +71,7 @@ impl Machine {
         if root == StoreRoot::Target && !self.is_mount_point(TARGET) {
             return Err(Failure::new("refusing to open the store below /mnt")
                 .because("nothing is mounted at /mnt")
-                .code("LF0503"));
+                .code("LF1503"));
         }
         Ok(Command::new(self.nix_program("nix-daemon")?).args(["--stdio", "--store", store(root)]))
     }

@@ -89,7 +89,7 @@ impl Spool {
                     (missing + RESERVE).div_ceil(1 << 20)
                 ))
                 .hint("free some space there, or use a machine with more memory")
-                .code("LF0201"));
+                .code("LF1201"));
         }
         Ok(Incoming {
             spool: self.clone(),
@@ -130,7 +130,7 @@ impl Incoming {
             if full {
                 failure
                     .hint("free some space there; the same command goes on")
-                    .code("LF0201")
+                    .code("LF1201")
             } else {
                 failure
             }
@@ -168,7 +168,7 @@ impl Incoming {
         let short = &self.blob.hash.as_str()[..12];
         Failure::new(format!("cannot accept blob {short}"))
             .because(why)
-            .code("LF0202")
+            .code("LF1202")
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
         let blob = blob(b"right");
         let mut incoming = spool.receive(&blob).unwrap();
         incoming.write(b"wrong").unwrap();
-        assert_eq!(incoming.finish().unwrap_err().code, "LF0202");
+        assert_eq!(incoming.finish().unwrap_err().code, "LF1202");
         assert_eq!(spool.length(&blob), 0);
     }
 
@@ -266,7 +266,7 @@ mod tests {
             ..blob(b"")
         };
         let failure = spool.receive(&huge).unwrap_err();
-        assert_eq!(failure.code, "LF0201");
+        assert_eq!(failure.code, "LF1201");
         assert!(failure.causes[0].contains("MiB free"), "{failure:?}");
     }
 }

@@ -40,7 +40,7 @@ impl<D: Deliveries> Step for Copy<'_, D> {
             return Err(Failure::new("cannot install to /mnt")
                 .because("nothing is mounted there: a disko script of mode format only creates what is missing")
                 .hint("run the same command with `--disko-mode mount`")
-                .code("LF0503"));
+                .code("LF1503"));
         }
         cx.waiting("the system's closure");
         self.deliveries.input(Input::System).await?;
@@ -52,7 +52,7 @@ impl<D: Deliveries> Step for Copy<'_, D> {
             return Err(Failure::new(format!("cannot install {}", self.system))
                 .because("it is not complete in the store below /mnt")
                 .hint("run the same command again; it sends what is missing")
-                .code("LF0303"));
+                .code("LF1303"));
         }
         Ok(Done::new(Copied {
             system: self.system.clone(),
@@ -99,8 +99,8 @@ mod tests {
         let mounts = || vec![Mounted::default()];
         assert!(copy(mounts(), Ended::answer(0, "", "")).await.is_ok());
         let invalid = Ended::answer(1, "", "error: path is not valid");
-        assert_eq!(copy(mounts(), invalid).await.unwrap_err().code, "LF0303");
+        assert_eq!(copy(mounts(), invalid).await.unwrap_err().code, "LF1303");
         let nowhere = copy(Vec::new(), Ended::answer(0, "", "")).await;
-        assert_eq!(nowhere.unwrap_err().code, "LF0503");
+        assert_eq!(nowhere.unwrap_err().code, "LF1503");
     }
 }

@@ -103,7 +103,7 @@ impl Format<'_> {
             .map_err(|failure| {
                 failure
                     .hint("the lines above the error show which command of the script failed")
-                    .code("LF0502")
+                    .code("LF1502")
             })
     }
 
@@ -153,7 +153,7 @@ fn refusal(disk: &ConsentedDisk, change: &str) -> Failure {
     let device = &disk.device;
     Failure::new(format!("refusing to format {device}, which is not the disk that was agreed to ({change})"))
         .hint("look at the disks with `landfall check`, correct the configuration and run the command again")
-        .code("LF0501")
+        .code("LF1501")
 }
 
 #[cfg(test)]
@@ -233,7 +233,7 @@ mod tests {
         let said = "refusing to format /dev/vda, which is not the disk that was agreed to (serial B, now A)";
         assert_eq!(
             (failure.what.as_str(), failure.code.as_str()),
-            (said, "LF0501")
+            (said, "LF1501")
         );
         assert_eq!(stage.asked(), [""; 0]);
 
@@ -255,7 +255,7 @@ mod tests {
             .answer(SCRIPT, Ended::answer(0, "", ""));
         for _ in 0..2 {
             let (refused, steps) = format_on(&journal, &stage, "B").await;
-            assert_eq!(refused.as_ref().unwrap_err().code, "LF0501");
+            assert_eq!(refused.as_ref().unwrap_err().code, "LF1501");
             assert_eq!(steps[0].status, Status::Failed(refused.unwrap_err()));
             assert_eq!(steps[0].attempt, 0);
         }
@@ -274,7 +274,7 @@ mod tests {
             .disk()
             .answer(SCRIPT, Ended::answer(1, "", "no space"));
         let (failed, _) = format_on(&journal, &stage, "A").await;
-        assert_eq!(failed.unwrap_err().code, "LF0502");
+        assert_eq!(failed.unwrap_err().code, "LF1502");
         let (refused, _) = format_on(&journal, &stage, "A").await;
         assert_eq!(refused.unwrap_err().code, "LF0902");
         assert_eq!(stage.asked(), [SCRIPT]);

@@ -56,7 +56,7 @@ impl Step for Install<'_> {
             return Err(Failure::new("cannot install the boot loader")
                 .because(format!("it said: {line}"))
                 .hint("the lines above show what it did; correct the cause and run the same command again")
-                .code("LF0602"));
+                .code("LF1602"));
         }
         let bootable = self.look().await?;
         let installed = Installed {
@@ -109,7 +109,7 @@ impl Install<'_> {
             |failure| {
                 failure
                     .hint("the lines above show what it did; correct the cause and run the same command again")
-                    .code("LF0602")
+                    .code("LF1602")
             },
         )?;
         // parts of an activation may need a system that runs; all of it is done again at every boot
@@ -146,7 +146,7 @@ impl Install<'_> {
                     let found = found.map_or_else(|| "nothing".to_owned(), |path| path.to_string());
                     Err(Failure::new(format!("cannot boot {}", system.base_name()))
                         .because(format!("the system profile leads to {found}"))
-                        .code("LF0601"))
+                        .code("LF1601"))
                 }
             }
         };
@@ -225,7 +225,7 @@ mod tests {
         let failure = install(&by_nixos_install(full), Firmware::Uefi)
             .await
             .unwrap_err();
-        assert_eq!(failure.code, "LF0602");
+        assert_eq!(failure.code, "LF1602");
         assert_eq!(
             failure.causes[0],
             "it said: cp: error writing '/boot/k': No space left on device"
@@ -237,7 +237,7 @@ mod tests {
                 .await
                 .unwrap_err()
                 .code,
-            "LF0601"
+            "LF1601"
         );
     }
 

@@ -79,7 +79,7 @@ impl Kexec<'_> {
             return Err(refused
                 .because("the kernel takes no other kernel until the next boot (kexec_load_disabled is 1)")
                 .hint("remove `kernel.kexec_load_disabled` from `/etc/sysctl.d` and reboot, or boot an installer by hand")
-                .code("LF0401"));
+                .code("LF1401"));
         }
         match self.machine.lockdown().as_deref() {
             None | Some("none") => Ok(()),
@@ -89,7 +89,7 @@ impl Kexec<'_> {
                     "the kernel is locked down ({level}), as Secure Boot demands"
                 ))
                 .hint("turn Secure Boot off in the firmware, or boot an installer by hand")
-                .code("LF0402")),
+                .code("LF1402")),
         }
     }
 
@@ -118,7 +118,7 @@ impl Kexec<'_> {
                 .size_of(&self.machine.kexec_dir().join("kexec").join(name))
         };
         let headline = "cannot boot the installer by kexec";
-        let under = |failure: Failure| failure.under(headline).code("LF0403");
+        let under = |failure: Failure| failure.under(headline).code("LF1403");
         let (kernel, initrd) = (
             size("bzImage").map_err(under)?,
             size("initrd").map_err(under)?,
@@ -142,7 +142,7 @@ impl Kexec<'_> {
                 mib(initrd)
             ))
             .hint("stop programs on the target, or give the machine more memory")
-            .code("LF0404"))
+            .code("LF1404"))
     }
 
     async fn prepare(&self) -> Result<Vec<String>, Failure> {
@@ -213,7 +213,7 @@ impl Kexec<'_> {
     async fn explained(&self, ended: &Ended) -> Failure {
         let mut failure = ended
             .failure("cannot boot the installer by kexec")
-            .code("LF0405");
+            .code("LF1405");
         if ended.ok() {
             failure = failure.because(format!("it did not say `{MARKER}`"));
         }
@@ -301,7 +301,7 @@ mod tests {
     async fn script_that_does_not_say_so_has_not_loaded() {
         let (stage, _) = stage(Ended::answer(0, "nothing\n", ""));
         let failure = load(&stage, "").await.unwrap_err();
-        assert_eq!(failure.code, "LF0405");
+        assert_eq!(failure.code, "LF1405");
         assert!(failure.causes[2].contains(MARKER), "{failure:?}");
     }
 
@@ -327,14 +327,14 @@ mod tests {
             assert_eq!(load(&stage, "").await.unwrap_err().code, code);
             assert_eq!(stage.asked(), [""; 0]);
         };
-        check("proc/sys/kernel/kexec_load_disabled", "1\n", "LF0401").await;
+        check("proc/sys/kernel/kexec_load_disabled", "1\n", "LF1401").await;
         check(
             "sys/kernel/security/lockdown",
             "none [integrity] confidentiality\n",
-            "LF0402",
+            "LF1402",
         )
         .await;
-        check("proc/meminfo", "MemAvailable: 2 kB\n", "LF0404").await;
+        check("proc/meminfo", "MemAvailable: 2 kB\n", "LF1404").await;
         let (stage, _) = stage(Ended::answer(0, SAID, ""));
         let stage = stage
             .file("proc/sys/kernel/kexec_load_disabled", "0\n")

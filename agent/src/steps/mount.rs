@@ -61,7 +61,7 @@ impl Mount<'_> {
     }
 
     fn missing(&self) -> Failure {
-        let failure = Failure::new(format!("cannot install to {TARGET}")).code("LF0503");
+        let failure = Failure::new(format!("cannot install to {TARGET}")).code("LF1503");
         match self.formatted {
             None => failure
                 .because("nothing is mounted there, and no disko script was asked for")
@@ -94,7 +94,7 @@ mod tests {
             .await
         };
         for mode in [None, Some(DiskoMode::Disko), Some(DiskoMode::Mount)] {
-            assert_eq!(mount(&Stage::new(), mode).await.unwrap_err().code, "LF0503");
+            assert_eq!(mount(&Stage::new(), mode).await.unwrap_err().code, "LF1503");
         }
         assert_eq!(
             mount(&Stage::new(), Some(DiskoMode::Format)).await,

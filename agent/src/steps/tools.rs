@@ -44,7 +44,7 @@ impl<D: Deliveries> Step for Tools<'_, D> {
             return Err(Failure::new(format!("cannot use {}", self.script))
                 .because("it is not complete in the installer's store")
                 .hint("run the same command again; it sends what is missing")
-                .code("LF0302"));
+                .code("LF1302"));
         }
         Ok(Done::new(ToolsReady {
             script: self.script.clone(),
