@@ -1,0 +1,284 @@
+//! The agent of a run: brought to the machine, ordered, followed, and let go of once its end was seen.
+
+use std::time::Duration;
+
+use engine::step::Context;
+use landfall_proto::{
+    event::Unit,
+    facts::Facts,
+    failure::Failure,
+    order::{Job, Order},
+    report::{End, RunState, Status},
+    stream::mux::Mux,
+};
+use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Desk;
+use crate::{
+    local::agents,
+    remote::{
+        agent::{Link, Reach, Started},
+        probe::{Arch, Root},
+        ssh::Ssh,
+        upload::{self, Placed},
+    },
+};
+
+/// The agent's folder on the target; in memory on every system that has `/run`.
+pub(super) const AGENT_FOLDER: &str = "/run/landfall";
+
+/// What was sent to a machine where no agent has answered yet.
+#[derive(Debug, Clone)]
+pub(super) struct Landing {
+    pub(super) ssh: Ssh,
+    pub(super) placed: Placed,
+    /// Whether it was not there before.
+    pub(super) sent: bool,
+    /// Whether it may run already.
+    pub(super) started: bool,
+}
+
+/// A machine as it was when its agent first answered. Journaled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Id of this boot.
+    pub boot_id: String,
+    /// Its processor.
+    pub arch: Arch,
+    /// Whether it runs an installer.
+    pub installer: bool,
+    /// Run that booted it by kexec, empty for none.
+    pub kexec_marker: String,
+}
+
+/// The agent that is being talked to.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub(super) link: Link,
+    pub(super) mux: Mux,
+    pub(super) state: RunState,
+    /// Whether it was given an order.
+    pub(super) ordered: bool,
+    /// Whether that order is about the disks.
+    pub(super) installs: bool,
+    _lane: AbortOnDropHandle<()>,
+    _view: AbortOnDropHandle<()>,
+}
+
+impl Reached {
+    /// Refuses to work on disks from a system that is not an installer.
+    pub fn check_installer(&self) -> Result<(), Failure> {
+        if self.installer {
+            return Ok(());
+        }
+        Err(
+            Failure::new("refusing to install from a system that is not an installer")
+                .because("its os-release does not say `VARIANT_ID=installer`")
+                .hint("add `kexec` to `--phases`")
+                .code("LF0331"),
+        )
+    }
+}
+
+impl Desk {
+    /// Brings the agent to the machine, starts it, and says Hello.
+    pub async fn reach(&self, ssh: Ssh, revive: bool, cx: &Context) -> Result<Reached, Failure> {
+        cx.waiting("the machine to say what it is");
+        let machine = upload::probe(&ssh).await?;
+        let arch = machine.arch(ssh.destination())?;
+        let root: Root = machine.root(ssh.destination())?;
+        let agent = agents::find(arch.name())?;
+        let deadline = self.request.reconnect_timeout;
+        let size = agent.blob.size;
+        let hash = &agent.blob.hash;
+        let place = upload::search(&ssh, root, hash).await?;
+        *self.landing.lock().await = Some(Landing {
+            ssh: ssh.clone(),
+            placed: Placed {
+                place: place.clone(),
+                hash: hash.clone(),
+            },
+            sent: place.there.as_deref() != Some(hash.as_str()),
+            started: false,
+        });
+        let placed = upload::place(
+            &ssh,
+            place,
+            &agent,
+            deadline,
+            |sent, _| cx.progress(sent, Some(size), Unit::Bytes),
+            |error| cx.waiting(format!("the agent to be sent: {}", error.trouble.seen())),
+        )
+        .await?;
+        cx.waiting("the agent to start");
+        if let Some(landing) = self.landing.lock().await.as_mut() {
+            landing.started = true;
+        }
+        upload::start(&ssh, &placed, AGENT_FOLDER, &self.credentials.for_agent()).await?;
+        let link = Link::connect(self.way(ssh, placed, deadline, revive)).await?;
+        let hello = link.hello().await?;
+        let reached = Reached {
+            boot_id: hello.boot_id,
+            arch,
+            installer: hello.installer,
+            kexec_marker: hello.kexec_marker,
+        };
+        *self.agent.lock().await = Some(self.attend(link));
+        // from here on it takes itself off
+        *self.landing.lock().await = None;
+        Ok(reached)
+    }
+    pub(super) fn way(
+        &self,
+        ssh: Ssh,
+        placed: Placed,
+        reconnect_timeout: Duration,
+        revive: bool,
+    ) -> Reach {
+        Reach {
+            ssh,
+            placed,
+            folder: AGENT_FOLDER.to_owned(),
+            credentials: self.credentials.clone(),
+            reconnect_timeout,
+            revive,
+        }
+    }
+    /// Lets the agent look at the machine.
+    pub async fn inspect(&self) -> Result<Facts, Failure> {
+        Ok(self.link().await?.inspect().await?)
+    }
+
+    /// Gives the agent an order.
+    pub async fn order(&self, job: Job) -> Result<(), Failure> {
+        let order = Order {
+            run: self.run.clone(),
+            job,
+        };
+        let link = self.link().await?;
+        if let Some(agent) = self.agent.lock().await.as_mut() {
+            agent.ordered = true;
+            agent.installs = matches!(order.job, Job::Install(_));
+        }
+        match link.start(&order).await? {
+            Started::Now | Started::AlreadyThere => Ok(()),
+            Started::OtherRun(run) => Err(Failure::new("cannot begin the run")
+                .because(format!("run {run} is under way on the machine"))
+                .hint("wait for it to end; `ps` and `journalctl -u landfall-agent` on the machine show it")
+                .code("LF0310")),
+        }
+    }
+
+    /// Follows the agent until all these steps are over, and shows what they tell.
+    pub async fn follow(&self, steps: &[&str], cx: &Context) -> Result<(), Failure> {
+        self.follow_until(cx, |state| {
+            let finished = |name: &&str| {
+                let step = state.step(name);
+                step.is_some_and(|step| matches!(step.status, Status::Finished(_)))
+            };
+            steps.iter().all(finished)
+        })
+        .await
+    }
+
+    /// Follows the agent until its run has ended.
+    pub async fn follow_to_the_end(&self, cx: &Context) -> Result<(), Failure> {
+        self.follow_until(cx, |state| state.end.is_some()).await
+    }
+
+    async fn follow_until(
+        &self,
+        cx: &Context,
+        over: impl Fn(&RunState) -> bool,
+    ) -> Result<(), Failure> {
+        let (link, mut state) = {
+            let mut agent = self.agent.lock().await;
+            let agent = agent.as_mut().ok_or_else(no_agent)?;
+            (agent.link.clone(), std::mem::take(&mut agent.state))
+        };
+        let followed = link.follow(&self.run, &mut state, over, |event| {
+            if event.step.is_some() {
+                cx.nested(event);
+            }
+        });
+        let followed = followed.await;
+        let (failure, end) = (state.failure().cloned(), state.end.clone());
+        if let Some(agent) = self.agent.lock().await.as_mut() {
+            agent.state = state;
+        }
+        followed?;
+        match (failure, end) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(End::Aborted(by))) => {
+                Err(Failure::new("cannot finish the run").because(format!("{by} stopped it")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the agent that the end of its run was seen, so that it may act on it.
+    pub async fn release(&self) -> Result<(), Failure> {
+        let (link, next) = {
+            let agent = self.agent.lock().await;
+            let agent = agent.as_ref().ok_or_else(no_agent)?;
+            (agent.link.clone(), agent.state.next)
+        };
+        if link.release(&self.run, next).await? {
+            return Ok(());
+        }
+        Err(Failure::new("cannot let go of the agent").because("its run has not ended"))
+    }
+    /// Keeps a lane under the streams and the view of the link up to date, for as long as the agent is talked to.
+    fn attend(&self, link: Link) -> Agent {
+        let mux = Mux::opener(rand::random());
+        let lane = tokio::spawn({
+            let (link, mux) = (link.clone(), mux.clone());
+            async move {
+                let end = link.keep_lane(&mux).await;
+                mux.close(&end.to_string());
+            }
+        });
+        let forward = tokio::spawn({
+            let (mut from, to) = (link.view(), self.view.clone());
+            async move {
+                loop {
+                    to.send_replace(from.borrow_and_update().clone());
+                    if from.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Agent {
+            link,
+            mux,
+            state: RunState::default(),
+            ordered: false,
+            installs: false,
+            _lane: AbortOnDropHandle::new(lane),
+            _view: AbortOnDropHandle::new(forward),
+        }
+    }
+    pub(super) async fn link(&self) -> Result<Link, Failure> {
+        self.agent
+            .lock()
+            .await
+            .as_ref()
+            .map(|agent| agent.link.clone())
+            .ok_or_else(no_agent)
+    }
+
+    pub(super) async fn mux(&self) -> Result<Mux, Failure> {
+        self.agent
+            .lock()
+            .await
+            .as_ref()
+            .map(|agent| agent.mux.clone())
+            .ok_or_else(no_agent)
+    }
+}
+
+fn no_agent() -> Failure {
+    Failure::new("cannot call the agent").because("it was never reached")
+}

@@ -1,0 +1,79 @@
+//! What the operator's machine delivers to the agent: files, connections of stores, and word that an input is there.
+
+use std::{path::PathBuf, time::Duration};
+
+use engine::step::Context;
+use landfall_proto::{
+    event::Unit,
+    failure::Failure,
+    order::{Blob, Input, StoreRoot},
+    v1::Codec,
+    wire::Target,
+};
+use tokio::io::AsyncWriteExt;
+
+use super::Desk;
+use crate::{local::file, remote::store::StoreSocket};
+
+/// How much of a blob is read at once.
+const READ: usize = 256 << 10;
+/// How often the progress of an upload is told.
+const PACE: Duration = Duration::from_millis(200);
+
+impl Desk {
+    /// Sends a file to the agent, from where an earlier try broke off.
+    pub async fn send(&self, path: PathBuf, blob: &Blob, cx: &Context) -> Result<(), Failure> {
+        let mux = self.mux().await?;
+        let cannot =
+            |why: String| Failure::new(format!("cannot send {}", path.display())).because(why);
+        let target = Target::Blob(blob.clone());
+        let opened = mux.open(&target, Codec::Identity);
+        let opened = tokio::time::timeout(self.request.reconnect_timeout, opened).await;
+        let opened = opened
+            .map_err(|_| cannot("waiting for the agent to take it".to_owned()))?
+            .map_err(|broken| cannot(broken.to_string()))?;
+        let mut reader = file::read_from(&path, opened.resume_from)?;
+        let (mut io, done) = (opened.io, opened.done);
+        let copy = async {
+            let mut at = opened.resume_from;
+            let mut told = tokio::time::Instant::now();
+            cx.progress(at, Some(blob.size), Unit::Bytes);
+            loop {
+                let bytes = reader.next(READ).await?;
+                if bytes.is_empty() {
+                    break;
+                }
+                // an error here is told in full by `done`
+                if io.write_all(&bytes).await.is_err() {
+                    break;
+                }
+                at += bytes.len() as u64;
+                if told.elapsed() > PACE {
+                    cx.progress(at, Some(blob.size), Unit::Bytes);
+                    told = tokio::time::Instant::now();
+                }
+            }
+            let _ = io.shutdown().await;
+            cx.progress(at, Some(blob.size), Unit::Bytes);
+            Ok::<_, Failure>(())
+        };
+        copy.await?;
+        // the agent checks the whole before it closes its direction
+        let _ = tokio::io::copy(&mut io, &mut tokio::io::sink()).await;
+        match done.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(broken)) => Err(cannot(format!("agent: {broken}"))),
+            Err(_) => Err(cannot("the link was closed".to_owned())),
+        }
+    }
+
+    /// Makes a socket that stands for a store on the target.
+    pub async fn store(&self, root: StoreRoot) -> Result<StoreSocket, Failure> {
+        StoreSocket::listen(&self.sockets, self.mux().await?, root)
+    }
+
+    /// Says that an input has been delivered.
+    pub async fn supply(&self, input: Input) -> Result<(), Failure> {
+        Ok(self.link().await?.supply(&self.run, input).await?)
+    }
+}

@@ -1,0 +1,92 @@
+//! How the agent is taken off a machine, in whichever state it was left.
+
+use std::time::Duration;
+
+use landfall_proto::{event::Kind, report::RunState};
+
+use super::{
+    Desk,
+    agent::{AGENT_FOLDER, Agent, Landing},
+};
+use crate::remote::{agent::Link, upload};
+
+/// Longest that taking the agent off may take: a few logins.
+const LEAVE: Duration = Duration::from_secs(30);
+
+impl Desk {
+    /// Hangs up: the machine is about to boot.
+    pub async fn hang_up(&self) {
+        *self.agent.lock().await = None;
+    }
+
+    /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
+    ///
+    /// A run that is under way there is stopped first, unless it is about the disks: nobody would feed it any more.
+    pub async fn leave(&self) {
+        let left = async {
+            let agent = self.agent.lock().await.take();
+            match (agent, self.landing.lock().await.take()) {
+                (Some(agent), _) => self.dismiss(agent).await,
+                (None, Some(landing)) => self.take_back(landing).await,
+                (None, None) => {}
+            }
+        };
+        if tokio::time::timeout(LEAVE, left).await.is_err() {
+            self.screen
+                .note("the agent stays on the machine, since the link is gone");
+        }
+    }
+
+    async fn dismiss(&self, agent: Agent) {
+        let (link, mut state) = (agent.link, agent.state);
+        if !agent.ordered {
+            return link.leave(None, 0).await;
+        }
+        if agent.installs && state.end.is_none() {
+            // half a format helps nobody: it finishes what it has the inputs for, and the same command takes it up
+            return;
+        }
+        let mut missed = false;
+        if state.end.is_none() && link.abort(&self.run, "the operator").await.is_ok() {
+            let over = |state: &RunState| state.end.is_some();
+            // a run that is not seen to end is not let go of
+            let _ = link
+                .follow(&self.run, &mut state, over, |event| {
+                    missed |= matches!(event.kind, Kind::StepStarted { .. });
+                })
+                .await;
+        }
+        if missed {
+            self.screen.missed_some();
+        }
+        // an order that never arrived has left no run
+        let run = (state.next > 0).then_some(&self.run);
+        link.leave(run, state.next).await;
+    }
+
+    async fn take_back(&self, landing: Landing) {
+        let Landing {
+            ssh,
+            placed,
+            sent,
+            started,
+        } = landing;
+        if started {
+            // it may be coming up just now: one that runs for sure can be told to go
+            let credentials = self.credentials.for_agent();
+            let _ = upload::start(&ssh, &placed, AGENT_FOLDER, &credentials).await;
+            let way = self.way(ssh.clone(), placed.clone(), Duration::ZERO, false);
+            if let Ok(link) = Link::connect(way).await {
+                return link.leave(None, 0).await;
+            }
+        }
+        if !sent {
+            return;
+        }
+        let removed = upload::remove(&ssh, &placed.place, &placed.hash).await;
+        if removed.is_err() {
+            self.screen
+                .note("what was sent to the machine stays there, since the link is gone");
+        }
+    }
+}

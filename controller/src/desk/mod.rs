@@ -1,0 +1,162 @@
+//! What all phases of a run share: the request, the keys, the screen, and the agent while there is one.
+//!
+//! Here is what stays the same for a whole run and how the machine is reached by ssh. How the agent is brought there and
+//! talked to is in [`agent`], what travels to it in [`deliver`], how it is taken off in [`leave`]. Which order it gets,
+//! and when, is for the phases to say.
+
+mod agent;
+mod deliver;
+mod leave;
+
+use std::path::PathBuf;
+
+use landfall_proto::{
+    failure::Failure,
+    order::RunId,
+    report::{RunState, Status},
+};
+use tokio::sync::{Mutex, watch};
+
+pub use self::agent::Reached;
+use self::agent::{Agent, Landing};
+use crate::{
+    local::{keys::Credentials, nix::Nix, state::RunFolder},
+    remote::{link::LinkView, ssh::Ssh},
+    request::Request,
+    screen::Screen,
+};
+
+/// What all phases of a run share.
+#[derive(Debug)]
+pub struct Desk {
+    /// What the user wants.
+    pub request: Request,
+    /// The run.
+    pub run: RunId,
+    /// Where the run is remembered on this machine.
+    pub folder: RunFolder,
+    /// A short folder for sockets.
+    pub sockets: PathBuf,
+    /// The keys of the tunnel.
+    pub credentials: Credentials,
+    /// Public line of the key that logs in to the installer.
+    pub login_key: String,
+    /// Where everything is shown.
+    pub screen: Screen,
+    /// The link, for whoever shows it.
+    pub view: watch::Sender<LinkView>,
+    /// What earlier processes of this run have done.
+    pub past: Past,
+    agent: Mutex<Option<Agent>>,
+    landing: Mutex<Option<Landing>>,
+}
+
+/// What earlier processes of this run have done, as the journal says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Past {
+    /// The machine was told to boot the installed system: nothing is left but to look at it.
+    pub rebooted: bool,
+    /// The machine was told to boot the installer.
+    pub kexec_begun: bool,
+    /// The agent was told to change the disks.
+    pub disks_begun: bool,
+}
+
+impl Past {
+    /// Reads it from the state of a run that is taken up.
+    pub fn of(state: &RunState) -> Self {
+        let step = |name| state.step(name);
+        let over = |name| step(name).is_some_and(|s| matches!(s.status, Status::Finished(_)));
+        let begun = |name| step(name).is_some_and(|s| s.attempt > 0);
+        Self {
+            rebooted: over("reboot"),
+            kexec_begun: begun("kexec"),
+            disks_begun: begun("disko") || begun("install"),
+        }
+    }
+}
+
+impl Desk {
+    /// Lays the desk for a run.
+    pub fn new(
+        request: Request,
+        run: RunId,
+        folder: RunFolder,
+        sockets: PathBuf,
+        credentials: Credentials,
+        login_key: String,
+        screen: Screen,
+    ) -> Self {
+        let view = watch::Sender::default();
+        Self {
+            request,
+            run,
+            folder,
+            sockets,
+            credentials,
+            login_key,
+            screen,
+            view,
+            past: Past::default(),
+            agent: Mutex::default(),
+            landing: Mutex::default(),
+        }
+    }
+
+    /// Returns the nix of this machine.
+    pub fn nix(&self) -> Result<Nix, Failure> {
+        Nix::new(self.request.nix.clone())
+    }
+
+    /// Returns how the machine is reached as the user named it, its host key not yet pinned.
+    pub fn ssh(&self) -> Ssh {
+        self.ssh_to(&self.request.target.to_string(), self.request.port())
+    }
+
+    /// Returns how the installer is reached: as root, with the key of this run too.
+    pub fn installer_ssh(&self) -> Ssh {
+        let host = &self.request.target.host;
+        let port = match (self.request.login.post_kexec_port, self.request.port()) {
+            (Some(port), _) => Some(port),
+            // as nixos-anywhere does: the stock installer listens on 22, whatever the old system did
+            (None, Some(_)) => Some(22),
+            (None, None) => None,
+        };
+        let ssh = self.ssh_to(&format!("root@{host}"), port);
+        self.pinned(ssh.run_key(Some(self.folder.key())))
+    }
+
+    /// Returns how the installed system is reached: as the user named it, or as root.
+    pub fn installed_ssh(&self) -> Ssh {
+        self.ssh()
+    }
+
+    /// Whether an earlier process of this run has pinned the host key.
+    pub fn is_pinned(&self) -> bool {
+        self.folder.has_pin()
+    }
+
+    /// Pins the host key that was seen first.
+    pub fn pinned(&self, ssh: Ssh) -> Ssh {
+        ssh.pinned(&self.folder.known_hosts(), &self.alias())
+    }
+
+    /// Returns the name under which the host key is pinned, whatever the machine's address becomes.
+    pub fn alias(&self) -> String {
+        format!("landfall-{}", &self.run.as_str()[..16])
+    }
+
+    fn ssh_to(&self, destination: &str, port: Option<u16>) -> Ssh {
+        let login = &self.request.login;
+        let options = login
+            .options
+            .iter()
+            .map(|option| option.as_str().to_owned())
+            .collect();
+        Ssh::new(destination)
+            .port(port)
+            .identities(login.identity.iter().cloned().collect())
+            .options(options)
+            .terminal(self.screen.can_ask())
+    }
+}
