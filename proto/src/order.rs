@@ -19,6 +19,52 @@ pub struct RunId(String);
 #[serde(try_from = "String", into = "String")]
 pub struct StorePath(String);
 
+/// Where a key file lies on the installer: absolute, without `..`, and not the root itself.
+///
+/// Doubled slashes, dots and a slash at the end are taken out when it is read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyPath(String);
+
+/// A place inside the installed system, seen from its own root; `/` is that root.
+///
+/// Normal in the same way as a [`KeyPath`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TargetPath(String);
+
+/// Who shall own something, in the words of chown(1): `user:group`, `user`, `:group`, or `user:`.
+///
+/// Names or numbers. At least one of the two is there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Ownership {
+    /// The user; none to leave it as it is.
+    pub user: Option<String>,
+    /// The group; none to leave it as it is, empty for the user's own group.
+    pub group: Option<String>,
+}
+
+/// Whom something in the installed system shall belong to, with all that is below it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    /// What.
+    pub path: TargetPath,
+    /// To whom.
+    pub owner: Ownership,
+}
+
+/// Where the target's Nix may fetch from, besides what its own configuration says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NixSettings {
+    /// Binary caches, each without blanks.
+    #[serde(default, deserialize_with = "words")]
+    pub substituters: Vec<String>,
+    /// Keys that sign what comes from them, `name:base64` each.
+    #[serde(default, deserialize_with = "words")]
+    pub public_keys: Vec<String>,
+}
+
 /// Bytes known by their hash: an image or an archive that travels as a blob stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blob {
@@ -76,10 +122,17 @@ pub struct Kexec {
 /// Partition, install, reboot: the parts that are there, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Install {
+    /// Files that disko's script reads: keys of encrypted disks. Only where they lie; what is in them never travels in an
+    /// order.
+    #[serde(default)]
+    pub keys: Vec<KeyPath>,
     /// Run disko's script.
     pub disko: Option<Disko>,
     /// Install a system.
     pub system: Option<System>,
+    /// Where Nix may fetch from.
+    #[serde(default)]
+    pub nix: NixSettings,
     /// Reboot at the end.
     pub reboot: bool,
 }
@@ -125,14 +178,23 @@ pub struct System {
     pub toplevel: StorePath,
     /// A tar archive unpacked below `/mnt`, owner root.
     pub extra_files: Option<Blob>,
-    /// Copy the installer's `/etc/ssh/ssh_host_*` where there are none.
-    pub copy_host_keys: bool,
+    /// Whom parts of the system shall belong to, in this order, once the extra files are in their places.
+    #[serde(default)]
+    pub owners: Vec<Owner>,
+    /// Folders that get the installer's `/etc/ssh/ssh_host_*` where there are none.
+    #[serde(default)]
+    pub host_keys_to: Vec<TargetPath>,
+    /// Whether the system may refuse to be installed; false sets `NIXOS_NO_CHECK`.
+    #[serde(default = "yes")]
+    pub check: bool,
 }
 
 /// Something a step waits for and the controller delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
+    /// The files that disko's script reads are in their places.
+    Keys,
     /// The disko script and its closure are in the installer's store.
     DiskoScript,
     /// The system's closure is in the store on the target's disk.
@@ -162,6 +224,9 @@ impl Order {
 impl Install {
     fn plan(&self) -> Vec<&'static str> {
         let mut plan = vec!["inspect"];
+        if !self.keys.is_empty() {
+            plan.push("keys");
+        }
         if self.disko.is_some() {
             plan.extend(["tools", "format"]);
         }
@@ -182,6 +247,7 @@ impl Input {
     /// Returns its name on the wire.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Keys => "keys",
             Self::DiskoScript => "disko_script",
             Self::System => "system",
         }
@@ -189,7 +255,7 @@ impl Input {
 
     /// Reads its name on the wire.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::DiskoScript, Self::System]
+        [Self::Keys, Self::DiskoScript, Self::System]
             .into_iter()
             .find(|input| input.name() == name)
     }
@@ -221,6 +287,25 @@ impl StorePath {
     /// Returns the last component: hash, dash, name.
     pub fn base_name(&self) -> &str {
         &self.0["/nix/store/".len()..]
+    }
+}
+
+impl KeyPath {
+    /// Returns the whole path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TargetPath {
+    /// Returns the path as it is inside the installed system.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the path without its first slash; empty for the root.
+    pub fn inside(&self) -> &str {
+        &self.0[1..]
     }
 }
 
@@ -304,6 +389,136 @@ impl TryFrom<String> for StorePath {
     }
 }
 
+impl TryFrom<String> for KeyPath {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        let path = normal(&text).filter(|path| path != "/");
+        path.map(Self)
+            .ok_or_else(|| malformed(&text, "an absolute path to a file, without `..`"))
+    }
+}
+
+impl TryFrom<String> for TargetPath {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        let path = normal(&text);
+        path.map(Self)
+            .ok_or_else(|| malformed(&text, "an absolute path without `..`"))
+    }
+}
+
+impl TryFrom<String> for Ownership {
+    type Error = Malformed;
+
+    fn try_from(text: String) -> Result<Self, Malformed> {
+        let owner = || {
+            let (user, group) = match text.split_once(':') {
+                Some((user, group)) => (user, Some(group)),
+                None => (text.as_str(), None),
+            };
+            let legal = match (user, group) {
+                ("", None | Some("")) => false,
+                (user, group) => is_name(user) && is_name(group.unwrap_or_default()),
+            };
+            legal.then(|| Self {
+                user: Some(user.to_owned()).filter(|user| !user.is_empty()),
+                group: group.map(str::to_owned),
+            })
+        };
+        owner().ok_or_else(|| {
+            malformed(
+                &text,
+                "an owner: `user`, `user:group`, `:group` or `user:`, names or numbers",
+            )
+        })
+    }
+}
+
+impl From<Ownership> for String {
+    fn from(owner: Ownership) -> Self {
+        owner.to_string()
+    }
+}
+
+impl fmt::Display for Ownership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.user.as_deref().unwrap_or_default())?;
+        match &self.group {
+            Some(group) => write!(f, ":{group}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::str::FromStr for Ownership {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+/// Longest path that the kernel takes in one call, with its zero byte (`PATH_MAX`).
+const PATH_MAX: usize = 4096;
+/// Longest name of one file (`NAME_MAX`).
+const NAME_MAX: usize = 255;
+
+/// Returns an absolute path in its one normal form; nothing where it has none.
+fn normal(text: &str) -> Option<String> {
+    let inside = text.strip_prefix('/')?;
+    let mut path = String::new();
+    for part in inside.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => return None,
+            part if part.len() > NAME_MAX || part.contains(char::is_control) => return None,
+            part => {
+                path.push('/');
+                path.push_str(part);
+            }
+        }
+    }
+    if path.is_empty() {
+        path.push('/');
+    }
+    (path.len() < PATH_MAX).then_some(path)
+}
+
+/// Whether this may be the name or the number of a user or a group; an empty one may.
+fn is_name(text: &str) -> bool {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if number || digits.len() < text.len() {
+        // the largest number is how chown(2) is told to leave the owner alone
+        return digits.parse::<u32>().is_ok_and(|id| id != u32::MAX);
+    }
+    text.len() <= NAME_MAX
+        && !text.contains(|c: char| c == ':' || c == '/' || c.is_control() || c.is_whitespace())
+}
+
+/// Reads settings that Nix takes apart at blanks, and that come one to a line.
+fn words<'de, D: serde::Deserializer<'de>>(source: D) -> Result<Vec<String>, D::Error> {
+    let words = Vec::<String>::deserialize(source)?;
+    match words.iter().find(|word| !is_word(word)) {
+        None => Ok(words),
+        Some(word) => Err(serde::de::Error::custom(malformed(
+            word,
+            "one word for a setting of Nix",
+        ))),
+    }
+}
+
+fn is_word(text: &str) -> bool {
+    (1..=PATH_MAX).contains(&text.len())
+        && !text.contains(|c: char| c.is_control() || c.is_whitespace())
+}
+
+fn yes() -> bool {
+    true
+}
+
 macro_rules! text_type {
     ($($name:ident),*) => {$(
         impl From<$name> for String {
@@ -324,7 +539,7 @@ macro_rules! text_type {
         }
     )*};
 }
-text_type!(RunId, StorePath, BlobHash);
+text_type!(RunId, StorePath, BlobHash, KeyPath, TargetPath);
 
 #[cfg(test)]
 mod tests {
@@ -364,13 +579,121 @@ mod tests {
 
     #[test]
     fn plan_names_only_what_was_asked_for() {
-        let install = Install {
+        let mut install = Install {
+            keys: Vec::new(),
             disko: None,
             system: None,
+            nix: NixSettings::default(),
             reboot: true,
         };
         assert_eq!(install.plan(), ["inspect", "seal", "reboot"]);
+        install.keys = vec!["/tmp/secret.key".parse().unwrap()];
+        assert_eq!(install.plan(), ["inspect", "keys", "seal", "reboot"]);
     }
+
+    #[track_caller]
+    fn check_normal(text: &str, expected: Option<&str>) {
+        let read = |path: Result<String, Malformed>| path.ok();
+        let target = read(text.parse::<TargetPath>().map(String::from));
+        assert_eq!(target.as_deref(), expected, "{text}");
+        let key = read(text.parse::<KeyPath>().map(String::from));
+        let expected = expected.filter(|path| *path != "/");
+        assert_eq!(key.as_deref(), expected, "{text}");
+    }
+
+    #[test]
+    fn paths_have_one_form_and_do_not_climb() {
+        check_normal("/tmp/secret.key", Some("/tmp/secret.key"));
+        check_normal("//home/./a b//", Some("/home/a b"));
+        check_normal("/", Some("/"));
+        check_normal("/./", Some("/"));
+        check_normal("/home/...", Some("/home/..."));
+        for wrong in [
+            "",
+            ".",
+            "tmp/key",
+            "/tmp/../etc",
+            "/..",
+            "/a\0b",
+            "/a\nb",
+            "/a\u{9b}b",
+        ] {
+            check_normal(wrong, None);
+        }
+        let (longest, longer) = ("x".repeat(NAME_MAX), "x".repeat(NAME_MAX + 1));
+        check_normal(&format!("/{longest}"), Some(&format!("/{longest}")));
+        check_normal(&format!("/{longer}"), None);
+        let (longest, longer) = ("/x".repeat(2047), "/x".repeat(2048));
+        check_normal(&longest, Some(&longest));
+        check_normal(&longer, None);
+    }
+
+    #[track_caller]
+    fn check_owner(text: &str, expected: Option<(Option<&str>, Option<&str>)>) {
+        let read = text.parse::<Ownership>();
+        let parts = read.as_ref().ok();
+        let parts = parts.map(|owner| (owner.user.as_deref(), owner.group.as_deref()));
+        assert_eq!(parts, expected, "{text}");
+        if let Ok(owner) = read {
+            assert_eq!(owner.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn owners_are_named_as_chown_names_them() {
+        check_owner("1000:100", Some((Some("1000"), Some("100"))));
+        check_owner("alice", Some((Some("alice"), None)));
+        check_owner("alice:", Some((Some("alice"), Some(""))));
+        check_owner(":users", Some((None, Some("users"))));
+        check_owner("+0:0", Some((Some("+0"), Some("0"))));
+        check_owner("4294967294", Some((Some("4294967294"), None)));
+        for wrong in [
+            "",
+            ":",
+            "a:b:c",
+            "a b",
+            "a/b",
+            "a\nb",
+            "4294967295",
+            "99999999999",
+            "+alice",
+            ":+",
+            " alice",
+        ] {
+            check_owner(wrong, None);
+        }
+    }
+
+    #[test]
+    fn settings_that_would_be_two_are_refused() {
+        let read = |words: &[&str]| {
+            let value = serde_json::json!({ "substituters": words });
+            serde_json::from_value::<NixSettings>(value).is_ok()
+        };
+        assert!(read(&[
+            "https://cache.example.org",
+            "s3://bucket?region=eu"
+        ]));
+        for wrong in ["", "a b", "a\nsandbox = false", "a\tb"] {
+            assert!(!read(&["https://cache.example.org", wrong]), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_order_leaves_out_changes_nothing() {
+        let toplevel = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-x";
+        let system = serde_json::json!({ "toplevel": toplevel, "extra_files": null });
+        let value = serde_json::json!({ "disko": null, "system": system, "reboot": false });
+        let install: Install = serde_json::from_value(value).unwrap();
+        assert_eq!(
+            (&install.keys, &install.nix),
+            (&Vec::new(), &NixSettings::default())
+        );
+        let system = install.system.unwrap();
+        assert_eq!((system.owners.len(), system.host_keys_to.len()), (0, 0));
+        assert!(system.check);
+    }
+
     /// Checks that what is read is what was written, and that only the right form is read.
     fn check_words<T>(text: &str, form: impl Fn(&str) -> bool)
     where

@@ -164,7 +164,10 @@ mod tests {
     use crate::{
         facts::{Disk, Firmware, Interface, Mounted, Part},
         laws,
-        order::{ConsentedDisk, Disko, DiskoMode, Install, Job, Kexec, RunId, StorePath, System},
+        order::{
+            ConsentedDisk, Disko, DiskoMode, Install, Job, Kexec, NixSettings, Owner, RunId,
+            StorePath, System,
+        },
     };
 
     fn blob() -> impl Strategy<Value = Blob> {
@@ -198,11 +201,21 @@ mod tests {
     }
 
     fn system() -> impl Strategy<Value = System> {
-        (path(), option::of(blob()), any::<bool>()).prop_map(
-            |(toplevel, extra_files, copy_host_keys)| System {
+        let folder = || "(/[a-z .]{0,3}x){1,4}|/";
+        let owner =
+            (folder(), "[a-z]{1,9}(:[a-z0-9]{0,9})?|:[a-z]").prop_map(|(path, owner)| Owner {
+                path: path.parse().unwrap(),
+                owner: owner.parse().unwrap(),
+            });
+        let folder = folder().prop_map(|path| path.parse().unwrap());
+        let placed = (vec(owner, 0..3), vec(folder, 0..3));
+        (path(), option::of(blob()), placed, any::<bool>()).prop_map(
+            |(toplevel, extra_files, (owners, host_keys_to), check)| System {
                 toplevel,
                 extra_files,
-                copy_host_keys,
+                owners,
+                host_keys_to,
+                check,
             },
         )
     }
@@ -217,15 +230,27 @@ mod tests {
                 })
             },
         );
-        let install = (option::of(disko()), option::of(system()), any::<bool>()).prop_map(
-            |(disko, system, reboot)| {
-                Job::Install(Install {
-                    disko,
-                    system,
-                    reboot,
-                })
-            },
+        let words = || vec("[!-~]{1,9}", 0..3);
+        let nix = (words(), words()).prop_map(|(substituters, public_keys)| NixSettings {
+            substituters,
+            public_keys,
+        });
+        let key = "(/[a-z .]{0,3}x){1,4}".prop_map(|path| path.parse().unwrap());
+        let parts = (
+            vec(key, 0..3),
+            option::of(disko()),
+            option::of(system()),
+            nix,
         );
+        let install = (parts, any::<bool>()).prop_map(|((keys, disko, system, nix), reboot)| {
+            Job::Install(Install {
+                keys,
+                disko,
+                system,
+                nix,
+                reboot,
+            })
+        });
         let run = any::<[u8; 16]>().prop_map(RunId::from_bytes);
         (run, prop_oneof![kexec, install]).prop_map(|(run, job)| Order { run, job })
     }

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use landfall_proto::failure::Failure;
+use landfall_proto::{failure::Failure, order::TargetPath};
 use ring::{
     rand::{SecureRandom, SystemRandom},
     signature::{Ed25519KeyPair, KeyPair},
@@ -80,10 +80,10 @@ impl Machine {
             .any(|name| name.starts_with("ssh_host_"))
     }
 
-    /// Copies the installer's host keys below `/mnt`, where there are none, and returns how many. Blocks.
-    pub fn copy_host_keys(&self) -> Result<usize, Failure> {
+    /// Copies the installer's host keys to a folder of the new system, where there are none, and returns how many. Blocks.
+    pub fn copy_host_keys(&self, folder: &TargetPath) -> Result<usize, Failure> {
         let from = self.at("/etc/ssh");
-        let to = self.at(&format!("{TARGET}/etc/ssh"));
+        let to = self.at(&format!("{TARGET}{folder}"));
         fs::create_dir_all(&to).map_err(broken(format!("cannot make {}", to.display())))?;
         let names = self
             .names("/etc/ssh")
@@ -163,7 +163,7 @@ mod tests {
             fs::set_permissions(from.join(name), fs::Permissions::from_mode(0o644)).unwrap();
         }
         fs::write(to.join("ssh_host_rsa_key"), "own").unwrap();
-        assert_eq!(machine.copy_host_keys(), Ok(2));
+        assert_eq!(machine.copy_host_keys(&"/etc/ssh".parse().unwrap()), Ok(2));
         assert_eq!(fs::read(to.join("ssh_host_rsa_key")).unwrap(), b"own");
         assert!(!to.join("sshd_config").exists());
         let mode = |name| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;

@@ -37,11 +37,14 @@ impl<D: Deliveries> Step for Files<'_, D> {
     async fn run(&self, cx: &Context) -> Result<Done<Placed>, Failure> {
         let archive = self.unpack(cx).await?;
         let mut host_keys = 0;
-        if self.order.copy_host_keys {
-            host_keys = self.machine.blocking(Machine::copy_host_keys).await?;
+        for folder in self.order.host_keys_to.clone() {
+            let copied = self
+                .machine
+                .blocking(move |machine| machine.copy_host_keys(&folder));
+            host_keys += copied.await?;
         }
         let placed = Placed { archive, host_keys };
-        if self.order.extra_files.is_none() && !self.order.copy_host_keys {
+        if self.order.extra_files.is_none() && self.order.host_keys_to.is_empty() {
             return Ok(Done::skipped(placed, "no files to add"));
         }
         Ok(Done::new(placed))
@@ -54,7 +57,7 @@ impl<D: Deliveries> Step for Files<'_, D> {
                 archive: None,
                 host_keys: 0,
             }
-            && !self.order.copy_host_keys
+            && self.order.host_keys_to.is_empty()
     }
 }
 
@@ -100,7 +103,9 @@ mod tests {
                 .parse()
                 .unwrap(),
             extra_files: Some(blob(1)),
-            copy_host_keys: true,
+            owners: Vec::new(),
+            host_keys_to: vec!["/etc/ssh".parse().unwrap()],
+            check: true,
         };
         let (machine, deliveries, mounts) =
             (stage.machine(), Delivered(archive), Mounts::default());

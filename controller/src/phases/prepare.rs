@@ -53,8 +53,10 @@ impl Prepared {
     /// Returns the one order for everything that is done from the installer.
     pub fn job(&self) -> Job {
         Job::Install(order::Install {
+            keys: Vec::new(),
             disko: self.disko.clone(),
             system: self.system.clone(),
+            nix: order::NixSettings::default(),
             reboot: self.reboot,
         })
     }
@@ -85,7 +87,12 @@ impl Step for Prepare<'_> {
             true => Some(order::System {
                 toplevel: self.build("system.build.toplevel", cx).await?,
                 extra_files,
-                copy_host_keys: self.desk.request.copy_host_keys,
+                owners: Vec::new(),
+                host_keys_to: match self.desk.request.copy_host_keys {
+                    true => vec![ssh_folder()],
+                    false => Vec::new(),
+                },
+                check: true,
             }),
             false => None,
         };
@@ -300,6 +307,11 @@ impl Prepare<'_> {
             .hint("run the same command again and answer `yes`, or add `--yes`")
             .code("LF0352"))
     }
+}
+
+/// Where sshd looks for its host keys first.
+fn ssh_folder() -> order::TargetPath {
+    "/etc/ssh".parse().expect("it is an absolute path")
 }
 
 fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {

@@ -35,8 +35,12 @@ impl Step for Verify<'_> {
             return Ok(Done::skipped((), "no system was installed"));
         };
         let desk = self.desk;
-        let ssh = desk.installed_ssh();
-        let ssh = match system.copy_host_keys {
+        let ssh = desk.ssh();
+        let ssh = match system
+            .host_keys_to
+            .iter()
+            .any(|folder| folder.as_str() == "/etc/ssh")
+        {
             true => desk.pinned(ssh),
             // the first boot makes new keys: whoever logs in with our key, knows the system and is not the installer
             false => ssh.accepting(
