@@ -10,7 +10,11 @@ use engine::{
     journal::{Header, Journal},
     run::Run,
 };
-use landfall_proto::{failure::Failure, order::RunId};
+use landfall_proto::{
+    failure::{Contact, Failure},
+    order::RunId,
+};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,12 +32,6 @@ use crate::{
 
 /// Time for the screen to show the last events.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// Failures that say nothing about the machine but that it is not seen any more.
-const LOST: &[&str] = &["LF0301", "LF0302", "LF0309"];
-
-/// Failures after which the agent is left to itself: it is out of reach and goes on, or it is somebody else's.
-const NOT_OURS: &[&str] = &["LF0301", "LF0306", "LF0309", "LF0310"];
 
 /// Installs as requested, shows it, and returns how it ended.
 pub async fn install(request: Request) -> Exit {
@@ -53,7 +51,7 @@ pub async fn install(request: Request) -> Exit {
             let pinned = folder.has_pin();
             let ended = drive(request, &state, folder, &run, &screen).await;
             // disks half done keep their run on record, and so does a machine that was seen once and is not now
-            let unseen = |failure: &Failure| failure.code.starts_with("LF01");
+            let unseen = |failure: &Failure| failure.contact == Contact::Unseen;
             let unseen = pinned && ended.failure.as_ref().is_some_and(unseen);
             let goes_on = (ended.state.is_past_return() || unseen) && ended.exit != Exit::Done;
             if !goes_on {
@@ -90,7 +88,6 @@ fn begin(request: &Request, screen: &Screen) -> Result<(State, RunFolder, RunId)
     let open = OpenRun {
         run: run.clone(),
         order,
-        boot_id: String::new(),
         began: now(),
     };
     let folder = state.begin(&open)?;
@@ -117,27 +114,47 @@ async fn drive(
     let told = tokio::select! {
         // the terminal interrupts our children too: why they failed is known first
         biased;
-        _ = tokio::signal::ctrl_c() => None,
+        () = stopped() => None,
         told = story::tell(run, &desk) => Some(told),
     };
-    let goes_on = |failure: &Failure| NOT_OURS.contains(&failure.code.as_str());
-    if matches!(&told, Some(Err(failure)) if goes_on(failure)) {
+    let contact = match &told {
+        Some(Err(failure)) => failure.contact,
+        _ => Contact::Kept,
+    };
+    // an agent out of reach goes on by itself, and one of somebody else's is theirs
+    if matches!(contact, Contact::Lost | Contact::Foreign) {
         desk.hang_up().await;
     } else {
         tokio::select! {
             () = desk.leave() => {}
-            _ = tokio::signal::ctrl_c() => screen.note("the agent may still be on the machine"),
+            () = stopped() => screen.note("the agent may still be on the machine"),
         }
     }
     // a screen that hangs must not keep the command from ending
     let _ = tokio::time::timeout(LAST_WORDS, shown).await;
     match told {
         Some(Ok(())) => Ended::done(&screen.trail()),
-        Some(Err(failure)) if LOST.contains(&failure.code.as_str()) => {
+        Some(Err(failure)) if matches!(contact, Contact::Gone | Contact::Lost) => {
             Ended::lost(failure, &screen.trail())
         }
         Some(Err(failure)) => failed(failure),
         None => Ended::interrupted(&screen.trail()),
+    }
+}
+
+/// Completes when somebody wants the command to end: ctrl-c, or what a service manager or a closed terminal sends.
+async fn stopped() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => signal.recv().await,
+            // what cannot be listened for ends the process by itself
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = wait(SignalKind::interrupt()) => {}
+        _ = wait(SignalKind::terminate()) => {}
+        _ = wait(SignalKind::hangup()) => {}
     }
 }
 

@@ -6,6 +6,22 @@ use std::{error::Error, fmt};
 
 use serde::{Deserialize, Serialize};
 
+/// What a failure says about the other side, for whoever has to leave it in order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Contact {
+    /// Nothing: whatever failed, it was not the link.
+    #[default]
+    Kept,
+    /// The machine could not be reached to begin with.
+    Unseen,
+    /// The machine is reached, and the agent that worked there does not answer: it may have gone on, or be gone.
+    Gone,
+    /// Machine and agent are out of reach, and the agent may be going on.
+    Lost,
+    /// The agent is there and is somebody else's.
+    Foreign,
+}
+
 /// Why something could not be done.
 ///
 /// `what` is a headline (`cannot <verb> <object>`), `causes` are gerunds from the outside in, `hints` end in something
@@ -23,6 +39,9 @@ pub struct Failure {
     /// Stable name of this kind of failure, such as `LF0301`; empty for none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub code: String,
+    /// What it says about the other side. Known only where the failure was made: never on the wire or in a journal.
+    #[serde(skip)]
+    pub contact: Contact,
 }
 
 impl Failure {
@@ -33,6 +52,7 @@ impl Failure {
             causes: Vec::new(),
             hints: Vec::new(),
             code: String::new(),
+            contact: Contact::Kept,
         }
     }
 
@@ -77,6 +97,13 @@ impl Failure {
     #[must_use]
     pub fn code(mut self, code: &str) -> Self {
         code.clone_into(&mut self.code);
+        self
+    }
+
+    /// Says what it means for the contact with the other side.
+    #[must_use]
+    pub fn contact(mut self, contact: Contact) -> Self {
+        self.contact = contact;
         self
     }
 }

@@ -8,7 +8,7 @@ use proptest::{
 
 use crate::{
     event::{Event, Kind, Outcome, Unit},
-    failure::Failure,
+    failure::{Contact, Failure},
     report::{End, History, RunState, Status},
 };
 
@@ -26,6 +26,7 @@ fn failure() -> impl Strategy<Value = Failure> {
             causes,
             hints,
             code,
+            contact: Contact::Kept,
         })
 }
 

@@ -6,7 +6,7 @@ use engine::step::Context;
 use landfall_proto::{
     event::Unit,
     facts::Facts,
-    failure::Failure,
+    failure::{Contact, Failure},
     order::{Job, Order},
     report::{End, RunState, Status},
     stream::mux::Mux,
@@ -166,7 +166,8 @@ impl Desk {
             Started::OtherRun(run) => Err(Failure::new("cannot begin the run")
                 .because(format!("run {run} is under way on the machine"))
                 .hint("wait for it to end; `ps` and `journalctl -u landfall-agent` on the machine show it")
-                .code("LF0310")),
+                .code("LF0310")
+                .contact(Contact::Foreign)),
         }
     }
 

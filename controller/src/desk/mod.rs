@@ -108,7 +108,7 @@ impl Desk {
         Nix::new(self.request.nix.clone())
     }
 
-    /// Returns how the machine is reached as the user named it, its host key not yet pinned.
+    /// Returns how the machine is reached as the user named it, old system or installed one, its host key not yet pinned.
     pub fn ssh(&self) -> Ssh {
         self.ssh_to(&self.request.target.to_string(), self.request.port())
     }
@@ -124,11 +124,6 @@ impl Desk {
         };
         let ssh = self.ssh_to(&format!("root@{host}"), port);
         self.pinned(ssh.run_key(Some(self.folder.key())))
-    }
-
-    /// Returns how the installed system is reached: as the user named it, or as root.
-    pub fn installed_ssh(&self) -> Ssh {
-        self.ssh()
     }
 
     /// Whether an earlier process of this run has pinned the host key.

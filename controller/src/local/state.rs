@@ -9,7 +9,7 @@
 //!                 credentials.json        keys of the tunnel, gone with the run
 //!                 key, key.pub            login to the installer, gone with the run
 //!                 extra-files.tar         what is to be put on the system, gone with the run
-//!                 log.txt, events.jsonl   what was shown
+//!                 events.jsonl            what was shown
 //! ```
 
 use std::{
@@ -42,9 +42,6 @@ pub struct OpenRun {
     pub run: RunId,
     /// Hash of what was asked for; another hash means another wish.
     pub order: String,
-    /// Boot id of the machine when the run began.
-    #[serde(default)]
-    pub boot_id: String,
     /// When it began, in seconds since 1970 by this machine's clock.
     pub began: u64,
 }
@@ -172,11 +169,6 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Returns the log for people.
-    pub fn log(&self) -> PathBuf {
-        self.0.join("log.txt")
-    }
-
     /// Returns the recorded events.
     pub fn events(&self) -> PathBuf {
         self.0.join("events.jsonl")
@@ -267,7 +259,6 @@ mod tests {
         OpenRun {
             run: RunId::from_bytes([7; 16]),
             order: "x".into(),
-            boot_id: String::new(),
             began: 1,
         }
     }

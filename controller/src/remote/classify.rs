@@ -2,7 +2,7 @@
 //!
 //! The texts are those of OpenSSH 8.5 to 10, with messages in English (`LC_ALL=C`).
 
-use landfall_proto::failure::Failure;
+use landfall_proto::failure::{Contact, Failure};
 
 use crate::local::child::last_lines;
 
@@ -258,7 +258,8 @@ impl From<SshError> for Failure {
     fn from(error: SshError) -> Self {
         let mut failure = Self::new(format!("cannot connect to {}", error.destination))
             .because(error.trouble.seen())
-            .code(error.trouble.code());
+            .code(error.trouble.code())
+            .contact(Contact::Unseen);
         for line in telling(error.trouble, &error.said) {
             failure = failure.because(format!("ssh: {}", line.trim_start_matches("ssh: ")));
         }

@@ -1,7 +1,10 @@
 //! What is known about the link to the agent, for whoever shows it. Plain data: link state is not run state.
 
-/// The link to the agent as a reader sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+use serde::{Deserialize, Serialize};
+
+/// The link to the agent as a reader sees it. Part of `--json`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LinkView {
     /// The first connection is being made.
     #[default]

@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
-use landfall_proto::failure::Failure;
+use landfall_proto::failure::{Contact, Failure};
 use tonic::{Code, Status};
 
 use super::{
@@ -137,14 +137,20 @@ impl From<LinkError> for Failure {
                 .because(format!("trying again for {} s", within.as_secs()))
                 .under("cannot follow the run")
                 .hint(again)
-                .code("LF0301"),
+                .code("LF0301")
+                .contact(Contact::Lost),
             LinkError::Ssh(error) => Self::from(error),
-            LinkError::Gone(why) => Self::new("cannot reach the agent").because(why).hint(again).code("LF0302"),
+            LinkError::Gone(why) => Self::new("cannot reach the agent")
+                .because(why)
+                .hint(again)
+                .code("LF0302")
+                .contact(Contact::Gone),
             LinkError::Distrust(why) => Self::new("refusing to talk to the agent")
                 .because("one side does not believe the other's certificate")
                 .because(why)
                 .hint("an agent of another run may be there; reboot the machine and run the same command again")
-                .code("LF0303"),
+                .code("LF0303")
+                .contact(Contact::Foreign),
             LinkError::Skew(why) => Self::new("cannot talk to the agent")
                 .because(why)
                 .hint("use the landfall that started this run, or reboot the machine and begin anew")
@@ -156,7 +162,8 @@ impl From<LinkError> for Failure {
             LinkError::TakenOver => Self::new("cannot go on with the run")
                 .because("another landfall has taken it over")
                 .hint("look for another terminal or machine where landfall runs for this host")
-                .code("LF0306"),
+                .code("LF0306")
+                .contact(Contact::Foreign),
             LinkError::Refused(why) => {
                 Self::new("cannot give the agent its order").because(format!("agent: {why}")).code("LF0307")
             }
@@ -164,7 +171,8 @@ impl From<LinkError> for Failure {
             LinkError::Late(patience) => Self::new("cannot reach the agent")
                 .because(format!("it is there and did not answer for {} s", patience.as_secs()))
                 .hint(again)
-                .code("LF0309"),
+                .code("LF0309")
+                .contact(Contact::Lost),
         }
     }
 }

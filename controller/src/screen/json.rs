@@ -41,7 +41,7 @@ pub(super) enum Aside {
         erased: Vec<String>,
     },
     /// The state of the link.
-    Link { at_ms: u64, link: Link },
+    Link { at_ms: u64, link: LinkView },
     /// The last line.
     Ended {
         at_ms: u64,
@@ -49,25 +49,6 @@ pub(super) enum Aside {
         state: MachineState,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<Failure>,
-    },
-}
-
-/// The state of the link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Link {
-    Connecting,
-    Up,
-    Silent {
-        since_ms: u64,
-    },
-    Retrying {
-        attempt: u32,
-        since_ms: u64,
-        seen: String,
-    },
-    Lost {
-        seen: String,
     },
 }
 
@@ -104,10 +85,7 @@ impl Json {
     pub(super) fn told(&mut self, at_ms: u64, told: &Told) {
         let aside = match told.clone() {
             Told::Event(event) => return self.event(&event),
-            Told::Link(view) => Aside::Link {
-                at_ms,
-                link: (&view).into(),
-            },
+            Told::Link(link) => Aside::Link { at_ms, link },
             Told::Note(text) => Aside::Note { at_ms, text },
             Told::Warning(text) => Aside::Warning { at_ms, text },
             Told::Disks(disks, erased) => Aside::Disks {
@@ -154,46 +132,6 @@ impl Aside {
             exit: ended.exit.code(),
             state: ended.state,
             failure,
-        }
-    }
-}
-
-impl From<&LinkView> for Link {
-    fn from(view: &LinkView) -> Self {
-        match view.clone() {
-            LinkView::Connecting => Self::Connecting,
-            LinkView::Up => Self::Up,
-            LinkView::Silent { since_ms } => Self::Silent { since_ms },
-            LinkView::Retrying {
-                attempt,
-                since_ms,
-                seen,
-            } => Self::Retrying {
-                attempt,
-                since_ms,
-                seen,
-            },
-            LinkView::Lost { seen } => Self::Lost { seen },
-        }
-    }
-}
-
-impl From<Link> for LinkView {
-    fn from(link: Link) -> Self {
-        match link {
-            Link::Connecting => Self::Connecting,
-            Link::Up => Self::Up,
-            Link::Silent { since_ms } => Self::Silent { since_ms },
-            Link::Retrying {
-                attempt,
-                since_ms,
-                seen,
-            } => Self::Retrying {
-                attempt,
-                since_ms,
-                seen,
-            },
-            Link::Lost { seen } => Self::Lost { seen },
         }
     }
 }
@@ -278,7 +216,7 @@ mod tests {
         };
         let aside = Aside::Link {
             at_ms: 9,
-            link: (&link).into(),
+            link: link.clone(),
         };
         let text = format!(
             "{HEADER}{}\n{}\n",

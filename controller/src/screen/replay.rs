@@ -32,7 +32,7 @@ fn show(screen: &Screen, aside: Aside) {
         Aside::Note { text, .. } => screen.note(&text),
         Aside::Warning { text, .. } => screen.warning(&text),
         Aside::Disks { disks, erased, .. } => screen.disks(&disks, &erased),
-        Aside::Link { link, .. } => screen.link(&link.into()),
+        Aside::Link { link, .. } => screen.link(&link),
         Aside::Ended {
             exit,
             state,
