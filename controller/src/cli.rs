@@ -5,13 +5,16 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use landfall_proto::{failure::Failure, order::DiskoMode};
+use landfall_proto::{
+    failure::Failure,
+    order::{DiskoMode, TargetPath},
+};
 
 use crate::{
     exit,
     request::{
         BuildOn, Fingerprint, Flake, HostKeyPolicy, Image, Kexec, Login, NixOptions, Output,
-        Patience, Phases, Request, Source, SshOption, Target,
+        Patience, Phases, Privilege, Request, Source, SshOption, Target,
     },
 };
 
@@ -279,23 +282,39 @@ impl InstallArgs {
             },
             login: Login {
                 identity: self.identity,
+                env_key: false,
+                env_password: false,
                 port: self.ssh_port,
                 post_kexec_port: self.post_kexec_ssh_port,
                 options: self.ssh_option,
             },
+            privilege: Privilege {
+                password_file: None,
+                from_env: false,
+            },
             host_key: self.host_key_policy.into(),
             fingerprints: self.host_key,
             disko_mode: self.disko_mode.into(),
+            disko_deps: true,
+            keys: Vec::new(),
             extra_files: self.extra_files,
-            copy_host_keys: self.copy_host_keys,
+            owners: Vec::new(),
+            host_keys_to: self.copy_host_keys.then(etc_ssh).into_iter().collect(),
+            hardware: None,
+            check: true,
             nix: NixOptions {
                 build_on: self.build_on.into(),
                 settings: pairs(self.option),
+                store_settings: Vec::new(),
+                from: None,
+                substitute: true,
+                machine_substituters: true,
                 print_build_logs: self.print_build_logs || self.debug,
                 show_trace: self.show_trace || self.debug,
             },
             yes: self.yes,
             fresh: self.fresh,
+            compat: false,
             verify: !self.no_verify,
             reconnect_timeout: self.reconnect_timeout.0,
             output: Output {
@@ -306,9 +325,15 @@ impl InstallArgs {
                     false => self.verbose.clamp(u8::from(self.print_build_logs), 2),
                 },
             },
+            remarks: Vec::new(),
         };
         request.checked()
     }
+}
+
+/// Where `--copy-host-keys` copies them to.
+fn etc_ssh() -> TargetPath {
+    "/etc/ssh".parse().expect("this is a normal path")
 }
 
 /// clap hands the values of an option that takes two and can be repeated over in one row.

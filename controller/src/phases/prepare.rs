@@ -87,12 +87,9 @@ impl Step for Prepare<'_> {
             true => Some(order::System {
                 toplevel: self.build("system.build.toplevel", cx).await?,
                 extra_files,
-                owners: Vec::new(),
-                host_keys_to: match self.desk.request.copy_host_keys {
-                    true => vec![ssh_folder()],
-                    false => Vec::new(),
-                },
-                check: true,
+                owners: self.desk.request.owners.clone(),
+                host_keys_to: self.desk.request.host_keys_to.clone(),
+                check: self.desk.request.check,
             }),
             false => None,
         };
@@ -307,11 +304,6 @@ impl Prepare<'_> {
             .hint("run the same command again and answer `yes`, or add `--yes`")
             .code("LF0352"))
     }
-}
-
-/// Where sshd looks for its host keys first.
-fn ssh_folder() -> order::TargetPath {
-    "/etc/ssh".parse().expect("it is an absolute path")
 }
 
 fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {

@@ -3,17 +3,28 @@
 //! Nothing here reads a file or the network: whether a path exists or a host answers is found out in `preflight` and
 //! `prepare`. Start at [`Request`].
 
+mod effect;
 mod flake;
+pub mod login;
+mod nix;
 mod phases;
 mod target;
 mod words;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use landfall_proto::{failure::Failure, order::DiskoMode};
+use landfall_proto::{
+    failure::Failure,
+    order::{DiskoMode, KeyPath, Owner, TargetPath},
+};
 
 pub use self::{
     flake::Flake,
+    login::{HostKeyPolicy, Login, Privilege},
+    nix::{BuildOn, NixOptions, StoreSetting},
     phases::{Phase, Phases},
     target::Target,
     words::{Fingerprint, Image, Invalid, Patience, SshOption},
@@ -32,28 +43,44 @@ pub struct Request {
     pub kexec: Kexec,
     /// How to log in.
     pub login: Login,
+    /// Where the password is that sudo asks for.
+    pub privilege: Privilege,
     /// Which host keys are taken for the machine's own.
     pub host_key: HostKeyPolicy,
     /// Fingerprints of which the machine's key must be one; empty for no such demand.
     pub fingerprints: Vec<Fingerprint>,
     /// What disko does to the disks.
     pub disko_mode: DiskoMode,
+    /// Whether disko's script brings its programs along, or uses those of the installer.
+    pub disko_deps: bool,
+    /// Keys that disko needs, in the order given; no two for the same path.
+    pub keys: Vec<Key>,
     /// Directory whose contents are copied to `/` of the installed system.
     pub extra_files: Option<PathBuf>,
-    /// Whether the installed system keeps the installer's host keys, and so those of the old system.
-    pub copy_host_keys: bool,
+    /// Who owns what in the installed system, in the order in which it is done.
+    pub owners: Vec<Owner>,
+    /// Directories of the installed system that get the installer's host keys, which are those of the old system.
+    pub host_keys_to: Vec<TargetPath>,
+    /// What is written about the machine's hardware before the configuration is built.
+    pub hardware: Option<Hardware>,
+    /// Whether the system may check, before it is installed, that it can run on the machine.
+    pub check: bool,
     /// How Nix is called.
     pub nix: NixOptions,
     /// Whether erasing the disks has been agreed to on the command line.
     pub yes: bool,
     /// Whether a run that broke off is left behind instead of taken up.
     pub fresh: bool,
+    /// Whether landfall stands in for nixos-anywhere, and so asks nothing that nixos-anywhere does not ask.
+    pub compat: bool,
     /// Whether the installed system is waited for and looked at.
     pub verify: bool,
     /// For how long a lost link is tried again.
     pub reconnect_timeout: Duration,
     /// What is shown, and where.
     pub output: Output,
+    /// What is to be said about the words of the command line, such as that an option is deprecated.
+    pub remarks: Vec<String>,
 }
 
 /// What is installed.
@@ -81,54 +108,31 @@ pub struct Kexec {
     pub force: bool,
 }
 
-/// How to log in.
+/// A key for disko, as a file of the installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
-    /// Private key file.
-    pub identity: Option<PathBuf>,
-    /// Port of the old system; absent for what ssh's own configuration says.
-    pub port: Option<u16>,
-    /// Port of the installer.
-    pub post_kexec_port: Option<u16>,
-    /// Options for ssh, in the order given.
-    pub options: Vec<SshOption>,
+pub struct Key {
+    /// Where the configuration looks for it.
+    pub to: KeyPath,
+    /// Where it is on this machine: a file, or a pipe that can be read once.
+    pub from: PathBuf,
 }
 
-/// Which host keys are taken for the machine's own, where no fingerprint was given.
-///
-/// A key that ssh knows must match under every policy but `Off`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HostKeyPolicy {
-    /// An unknown key is shown and asked about; without a terminal it is accepted with a warning.
-    Ask,
-    /// An unknown key is refused.
-    Strict,
-    /// An unknown key is accepted.
-    AcceptNew,
-    /// Any key is accepted, even one that differs from the known one.
-    Off,
-}
-
-/// How Nix is called on this machine.
+/// A description of the machine's hardware that is written into the configuration before it is built.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NixOptions {
-    /// Where the system is built.
-    pub build_on: BuildOn,
-    /// Settings by name and value, in the order given.
-    pub settings: Vec<(String, String)>,
-    /// Whether the output of builders is shown.
-    pub print_build_logs: bool,
-    /// Whether an error of the evaluation shows where it came from.
-    pub show_trace: bool,
+pub struct Hardware {
+    /// The program that describes it.
+    pub backend: Backend,
+    /// The file that is written, on this machine.
+    pub path: PathBuf,
 }
 
-/// Where the system is built.
+/// A program that describes hardware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BuildOn {
-    /// Where it can be built; today that is this machine and the builders it knows.
-    Auto,
-    /// On this machine, and the builders it knows.
-    Local,
+pub enum Backend {
+    /// Writes a module of NixOS.
+    GenerateConfig,
+    /// Writes a report in JSON.
+    Facter,
 }
 
 /// What is shown, and where.
@@ -138,6 +142,16 @@ pub struct Output {
     pub json: bool,
     /// 0 for the story, 1 for the output of programs too, 2 for everything.
     pub verbosity: u8,
+}
+
+impl Key {
+    /// Returns what tells it from another key. A pipe has another number each time, and is the same key.
+    fn wish(&self) -> (&KeyPath, Option<&Path>) {
+        let is_pipe = ["/dev/fd", "/proc/self/fd"]
+            .iter()
+            .any(|pipes| self.from.starts_with(pipes));
+        (&self.to, (!is_pipe).then_some(&*self.from))
+    }
 }
 
 impl Request {
@@ -164,85 +178,28 @@ impl Request {
 
     /// Returns a hash of what is to become of the machine: two commands with the same one want the same.
     ///
-    /// How it is reached and shown is no part of it.
+    /// How it is reached, where it is built and what is shown are no part of it.
     pub fn wish(&self) -> String {
-        let wish = format!(
-            "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
-            self.target.host,
-            self.source,
-            self.phases,
-            self.kexec,
-            self.disko_mode,
-            self.extra_files,
-            self.copy_host_keys
+        let what = format!(
+            "{:?} {:?} {:?} {:?}",
+            self.target.host, self.source, self.phases, self.kexec
         );
+        let keys: Vec<_> = self.keys.iter().map(Key::wish).collect();
+        let disks = format!("{:?} {:?} {keys:?}", self.disko_mode, self.disko_deps);
+        let files = format!(
+            "{:?} {:?} {:?}",
+            self.extra_files, self.owners, self.host_keys_to
+        );
+        let system = format!(
+            "{:?} {:?} {:?}",
+            self.hardware, self.check, self.nix.machine_substituters
+        );
+        let wish = [what, disks, files, system].join(" ");
         blake3::hash(wish.as_bytes()).to_hex().to_string()
     }
 
     /// Returns the port of the old system, where one was given.
     pub fn port(&self) -> Option<u16> {
         self.login.port.or(self.target.port)
-    }
-
-    /// Returns what was asked for and will have no effect, a sentence each.
-    pub fn warnings(&self) -> Vec<String> {
-        let kexec = self.phases.has(Phase::Kexec);
-        let install = self.phases.has(Phase::Install);
-        let disko = self.phases.has(Phase::Disko);
-        let useless = [
-            (
-                !kexec && self.kexec.image != Image::Default,
-                "--kexec",
-                "kexec",
-            ),
-            (
-                !kexec && !self.kexec.extra_flags.is_empty(),
-                "--kexec-extra-flags",
-                "kexec",
-            ),
-            (!kexec && self.kexec.force, "--force-kexec", "kexec"),
-            (
-                !kexec && self.login.post_kexec_port.is_some(),
-                "--post-kexec-ssh-port",
-                "kexec",
-            ),
-            (
-                !install && self.extra_files.is_some(),
-                "--extra-files",
-                "install",
-            ),
-            (
-                !install && self.copy_host_keys,
-                "--copy-host-keys",
-                "install",
-            ),
-            (
-                !disko && self.disko_mode != DiskoMode::Disko,
-                "--disko-mode",
-                "disko",
-            ),
-        ];
-        let useless = useless.into_iter().filter(|(useless, ..)| *useless);
-        let mut warnings: Vec<String> = useless
-            .map(|(_, option, phase)| {
-                format!(
-                    "`{option}` has no effect; continuing because phase {phase} is not asked for"
-                )
-            })
-            .collect();
-        let ours = self.login.options.iter().filter(|option| option.is_ours());
-        warnings.extend(ours.map(|option| {
-            let name = option.name();
-            format!(
-                "`--ssh-option {name}=…` has no effect; continuing because `--host-key-policy` decides about host keys"
-            )
-        }));
-        if self.host_key == HostKeyPolicy::Off {
-            warnings.push(
-                "whoever answers is taken for the machine; continuing because `--host-key-policy off` asks for it"
-                    .to_owned(),
-            );
-        }
-        warnings
     }
 }
