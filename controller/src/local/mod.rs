@@ -8,6 +8,7 @@
 
 pub mod file;
 pub mod keys;
+pub mod secret;
 pub mod state;
 
 pub mod agents;
