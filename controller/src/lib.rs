@@ -14,6 +14,7 @@ pub mod phases;
 pub mod desk;
 
 pub mod exit;
+pub mod explain;
 pub mod screen;
 
 pub mod local;

@@ -1,16 +1,17 @@
 //! Reads the command line, does what it says, and ends with the exit code that says how.
 
 use std::{
-    io::BufRead,
+    ffi::OsString,
+    io::{self, BufRead, Write},
     panic::{self, AssertUnwindSafe},
     path::Path,
     process::ExitCode,
 };
 
-use clap::Parser;
 use landfall::{
-    cli::{Cli, Command},
+    cli::{self, Environment, Stop, Task, pages},
     exit::{self, Ended, Exit},
+    explain,
     local::file,
     operate,
     request::Output,
@@ -19,39 +20,86 @@ use landfall::{
 use landfall_proto::failure::Failure;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let exit = match cli::read(&words, &Environment::look()) {
+        Ok(task) => perform(task),
+        Err(Stop::Sense(failure)) => tell(&Ended::usage(failure)),
+        Err(Stop::Words(error)) => {
             // clap knows its own way: help to stdout with 0, errors to stderr with 2
             let code = u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code());
             let _ = error.print();
             return ExitCode::from(code);
         }
     };
-    let exit = match cli.command() {
-        Command::Install(args) => match args.request() {
-            Ok(request) => run(operate::install(request)),
-            Err(failure) => tell(&Ended::usage(failure)),
-        },
-        Command::Replay { file, verbose } => {
-            let style = Style::choose(Output {
-                json: false,
-                verbosity: verbose.min(2),
-            });
-            let shown = recording(&file).and_then(|recording| replay::replay(recording, style));
-            match shown {
-                Ok(()) => Exit::Done,
-                Err(failure) => tell(&Ended::usage(failure)),
-            }
-        }
-    };
     exit.into()
+}
+
+fn perform(task: Task) -> Exit {
+    match task {
+        Task::Install(request) => run(operate::install(*request)),
+        Task::Check(_) => usage(Err(Failure::new("cannot check a machine"))),
+        Task::VmTest(_) => usage(Err(Failure::new("cannot test a configuration"))),
+        Task::Explain(words) if words.is_empty() => usage(print(explain::list().as_bytes())),
+        Task::Explain(words) => {
+            usage(explain::answer(&words).and_then(|text| print(text.as_bytes())))
+        }
+        Task::Replay { file, verbosity } => usage(show(&file, verbosity)),
+        Task::Completions(shell) => {
+            let mut text = Vec::new();
+            pages::completions(shell, &mut text);
+            usage(print(&text))
+        }
+        Task::Man(folder) => usage(manual(folder.as_deref())),
+    }
+}
+
+/// Ends a command that touches no machine: if it fails, it was asked for something that is not there.
+fn usage(done: Result<(), Failure>) -> Exit {
+    match done {
+        Ok(()) => Exit::Done,
+        Err(failure) => tell(&Ended::usage(failure)),
+    }
+}
+
+/// Writes data to stdout.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
+        // whoever has read enough closes it
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new("cannot write to stdout").caused_by(&error).code("LF0420"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints the manual page, or writes all of them to a folder.
+fn manual(folder: Option<&Path>) -> Result<(), Failure> {
+    let cannot = |error: io::Error| Failure::new("cannot make the manual pages").caused_by(&error).code("LF0420");
+    let pages = pages::manual().map_err(cannot)?;
+    let Some(folder) = folder else {
+        let (_, first) = &pages[0];
+        return print(first);
+    };
+    for (name, page) in &pages {
+        file::write_public(&folder.join(name), page)?;
+    }
+    Ok(())
+}
+
+/// Shows a recorded run.
+fn show(path: &Path, verbosity: u8) -> Result<(), Failure> {
+    let style = Style::choose(Output {
+        json: false,
+        verbosity,
+    });
+    replay::replay(recording(path)?, style)
 }
 
 /// Opens a recording; `-` is stdin.
 fn recording(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
     if path == Path::new("-") {
-        return Ok(Box::new(std::io::stdin().lock()));
+        return Ok(Box::new(io::stdin().lock()));
     }
     Ok(Box::new(file::open(path)?))
 }
@@ -70,7 +118,7 @@ fn run(work: impl Future<Output = Exit>) -> Exit {
             exit
         }
         Err(error) => {
-            let failure = Failure::new("cannot start").caused_by(&error);
+            let failure = Failure::new("cannot start").caused_by(&error).code("LF0402");
             tell(&Ended::usage(failure))
         }
     }
@@ -80,7 +128,8 @@ fn run(work: impl Future<Output = Exit>) -> Exit {
 fn bug() -> Ended {
     let failure = Failure::new("cannot go on")
         .because("an invariant of landfall does not hold, as printed above")
-        .hint("report it, with the newest folder below `~/.local/state/landfall`");
+        .hint("report it, with the newest folder below `~/.local/state/landfall`")
+        .code("LF0470");
     Ended {
         exit: Exit::Bug,
         ..Ended::usage(failure)
@@ -91,7 +140,7 @@ fn bug() -> Ended {
 fn tell(ended: &Ended) -> Exit {
     // whoever closed stderr does not want to know; the exit code says it too
     let _ = exit::write_failure(
-        &mut std::io::stderr(),
+        &mut io::stderr(),
         ended,
         None,
         None,

@@ -28,6 +28,13 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     write().map_err(|error| cannot("write", path).caused_by(&error))
 }
 
+/// Writes a file that anybody may read, and makes the folders above it.
+pub fn write_public(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, bytes));
+    written.map_err(|error| cannot("write", path).caused_by(&error))
+}
+
 /// Makes a folder that only we can enter, and those above it. One that is there already is closed to others.
 pub fn private_folder(path: &Path) -> Result<(), Failure> {
     let make = || -> std::io::Result<()> {
@@ -102,7 +109,7 @@ pub fn append_private(path: &Path) -> Result<fs::File, Failure> {
 
 /// Begins the failure of doing something to a file.
 pub fn cannot(verb: &str, path: &Path) -> Failure {
-    Failure::new(format!("cannot {verb} {}", path.display()))
+    Failure::new(format!("cannot {verb} {}", path.display())).code("LF0420")
 }
 
 #[cfg(test)]

@@ -83,6 +83,19 @@ pub struct Request {
     pub remarks: Vec<String>,
 }
 
+/// A configuration that is tested in a virtual machine of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmTest {
+    /// The configuration.
+    pub flake: Flake,
+    /// How Nix is called.
+    pub nix: NixOptions,
+    /// What is shown, and where.
+    pub output: Output,
+    /// What is to be said about the words of the command line.
+    pub remarks: Vec<String>,
+}
+
 /// What is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -164,14 +177,16 @@ impl Request {
         if let (None, Some(phase)) = (&self.source, needs) {
             return Err(Failure::new("cannot tell what to install")
                 .because(format!("phase {phase} needs a configuration"))
-                .hint("name one with `--flake URI#NAME` or `--store-paths DISKO SYSTEM`"));
+                .hint("name one with `--flake URI#NAME` or `--store-paths DISKO SYSTEM`")
+                .code("LF0413"));
         }
         if let (Some(one), Some(other)) = (self.target.port, self.login.port)
             && one != other
         {
             return Err(Failure::new("cannot tell which port to use")
                 .because(format!("the host says {one}, `--ssh-port` says {other}"))
-                .hint("give the port once"));
+                .hint("give the port once")
+                .code("LF0414"));
         }
         Ok(self)
     }

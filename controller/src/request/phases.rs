@@ -48,6 +48,17 @@ impl Phases {
         self.0.contains(&phase)
     }
 
+    /// Returns all of them.
+    pub fn all() -> Self {
+        Self(Phase::ALL.to_vec())
+    }
+
+    /// Returns the set without some phases; none where nothing is left.
+    pub fn without(self, phases: &[Phase]) -> Option<Self> {
+        let left: Vec<Phase> = self.iter().filter(|one| !phases.contains(one)).collect();
+        (!left.is_empty()).then_some(Self(left))
+    }
+
     /// Returns the phases in the order in which they are done.
     pub fn iter(&self) -> impl Iterator<Item = Phase> {
         self.0.iter().copied()

@@ -91,15 +91,20 @@ impl SshOption {
 impl FromStr for SshOption {
     type Err = Invalid;
 
+    /// Takes every form that ssh takes after `-o` (`ssh_config(5)`): `Keyword=value`, `Keyword value`, `Keyword = value`.
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let wrong = || Invalid("write it as `Keyword=value`".to_owned());
-        let (name, value) = text.split_once('=').ok_or_else(wrong)?;
-        let is_word = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if is_word && !value.is_empty() && !value.contains(char::is_control) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(wrong())
+        let end = text
+            .find(|c: char| !c.is_ascii_alphanumeric())
+            .ok_or_else(wrong)?;
+        let (name, rest) = text.split_at(end);
+        let rest = rest.trim_start_matches([' ', '\t']);
+        let value = rest.strip_prefix('=').unwrap_or(rest).trim();
+        let separated = rest.len() < text.len() - end || rest.starts_with('=');
+        if name.is_empty() || !separated || value.is_empty() || value.contains(char::is_control) {
+            return Err(wrong());
         }
+        Ok(Self(format!("{name}={value}")))
     }
 }
 
@@ -200,9 +205,19 @@ mod tests {
         check::<SshOption>("ProxyJump", false);
         check::<SshOption>("=x", false);
         check::<SshOption>("A=", false);
-        check::<SshOption>("A B=x", false);
+        check::<SshOption>("A-B=x", false);
+        check::<SshOption>(" A=x", false);
         check::<SshOption>("A=x\ny", false);
         check::<SshOption>("-oA=x", false);
+    }
+
+    #[test]
+    fn ssh_options_may_have_blanks_instead() {
+        for text in ["Port=22", "Port 22", "Port = 22", "Port\t22 "] {
+            assert_eq!(text.parse::<SshOption>().unwrap().as_str(), "Port=22");
+        }
+        let proxy: SshOption = "ProxyCommand ssh -W a=b gate".parse().unwrap();
+        assert_eq!(proxy.as_str(), "ProxyCommand=ssh -W a=b gate");
     }
 
     #[test]
