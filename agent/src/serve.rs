@@ -69,6 +69,9 @@ pub fn identity() -> Result<Identity, Failure> {
     })
 }
 
+/// How long callers may take to hear the last answers, once there is nothing more to do.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// Serves until there is nothing more to do here.
 ///
 /// Refuses to be the second agent of a machine.
@@ -76,7 +79,8 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
     let machine = Machine::real(dir);
     let Some(_lock) = machine.lock()? else {
         return Err(Failure::new("refusing to serve twice")
-            .because(format!("another agent holds {}", dir.display())));
+            .because(format!("another agent holds {}", dir.display()))
+            .code("LF1207"));
     };
     command::end_leftovers();
     let callers = tunnel::listen(dir)?;
@@ -87,13 +91,22 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
     .max_decoding_message_size(wire::CONTROL_MESSAGE_MAX)
     .max_encoding_message_size(wire::CONTROL_MESSAGE_MAX);
     // no pings from this side: on a slow link they starve behind a bulk lane's bytes and end it (measured: 4 Mbit/s, 56 s)
-    Server::builder()
+    let served = Server::builder()
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .add_service(service)
-        .serve_with_incoming_shutdown(callers, session.over())
-        .await
-        .map_err(|error| Failure::new("cannot serve").caused_by(&error))?;
+        .serve_with_incoming_shutdown(callers, session.over());
+    let too_long = async {
+        session.over().await;
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        served = served => {
+            served.map_err(|error| Failure::new("cannot serve").caused_by(&error).code("LF1207"))?;
+        }
+        // a caller whose link is dead without a word would keep us here for as long as its proxy believes in it
+        () = too_long => {}
+    }
     // nothing of us stays on a machine that was not installed
     machine::detach::remove_own_program();
     files::remove_directory(dir)
