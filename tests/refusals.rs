@@ -328,7 +328,7 @@ log: LOG
         self.refuses(
             &format!("--flake {flake}#nosuch --kexec {kexec}"),
             &"\
-error: cannot find nosuch in FLAKE
+error: cannot find nosuch in FLAKE [LF0361]
 caused by: the flake has no such configuration
 state: 127.0.0.1 is untouched
 hint: choose one that exists: `--flake FLAKE#bootless`, `--flake FLAKE#demo`, `--flake FLAKE#on-vdb`, `--flake FLAKE#second`
@@ -339,7 +339,7 @@ log: LOG
         self.refuses(
             &format!("--flake /nonexistent#demo --kexec {kexec}"),
             "\
-error: cannot build system.build.diskoScript of /nonexistent#nixosConfigurations.\"demo\".config
+error: cannot build system.build.diskoScript of /nonexistent#nixosConfigurations.\"demo\".config [LF0364]
 caused by: running nix build: exit status: 1
 caused by: getting status of '/nonexistent': No such file or directory
 state: 127.0.0.1 is untouched
@@ -351,7 +351,7 @@ log: LOG
         self.refuses(
             &format!("--store-paths {missing} {missing} --kexec {kexec}"),
             &"\
-error: cannot use PATH
+error: cannot use PATH [LF0368]
 caused by: following PATH
 caused by: No such file or directory (os error 2)
 state: 127.0.0.1 is untouched
@@ -364,7 +364,7 @@ log: LOG
         let invalid = "/nix/store/11111111111111111111111111111111-system";
         self.at_nix(&format!("mkdir -p {invalid}"));
         let words = "\
-error: cannot use PATH
+error: cannot use PATH [LF0368]
 caused by: running nix path-info: exit status: 1
 caused by: path 'PATH' is not valid
 state: 127.0.0.1 is untouched
@@ -380,7 +380,7 @@ log: LOG
         self.refuses(
             &format!("{} --extra-files {}", self.job(), no_directory.display()),
             &"\
-error: cannot pack PATH
+error: cannot pack PATH [LF0601]
 caused by: opening it
 caused by: No such file or directory (os error 2)
 state: 127.0.0.1 is untouched
@@ -405,7 +405,7 @@ log: LOG
             let image = self.desk.path(name).display().to_string();
             self.refuses(
                 &format!("--flake {}#demo --kexec {image}", flake.display()),
-                &format!("error: cannot use {image} as a kexec image\n{rest}log: LOG\n"),
+                &format!("error: cannot use {image} as a kexec image [LF0342]\n{rest}log: LOG\n"),
             );
         };
         refuses(
@@ -459,7 +459,7 @@ hint: give an image in the layout of nixos-images, such as `config.system.build.
 
     fn lets_go_when_it_is_stopped(&self) {
         let stopped = "\
-error: stopped by ctrl-c
+error: stopped by ctrl-c [LF0480]
 state: 127.0.0.1 is untouched
 hint: run the same command again
 log: LOG
@@ -644,7 +644,9 @@ impl Run {
             }
             None => format!("{line}\n"),
         };
-        let told: String = said[from..].lines().map(line).collect();
+        let page = page_of(&said[from..]);
+        let lines = said[from..].lines().filter(|line| *line != page);
+        let told: String = lines.map(line).collect();
         let told = told
             .replace(&format!("port {}:", self.port), "port PORT:")
             .replace(&format!("127.0.0.1:{} ", self.port), "127.0.0.1:PORT ");
@@ -654,6 +656,23 @@ impl Run {
     fn group(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
+}
+
+/// Returns the line that leads to the page of the failure: there is one after each failure, since each has a code.
+#[track_caller]
+fn page_of(said: &str) -> String {
+    let first = said.lines().next().unwrap_or_default();
+    let code = first
+        .rsplit_once(" [")
+        .and_then(|(_, code)| code.strip_suffix(']'));
+    let code = code.unwrap_or_else(|| panic!("no code in {said}"));
+    let page = format!("hint: read more with `landfall explain {code}`");
+    assert_eq!(
+        said.lines().filter(|line| *line == page).count(),
+        1,
+        "{said}"
+    );
+    page
 }
 
 impl Drop for Run {

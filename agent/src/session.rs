@@ -80,7 +80,9 @@ impl Session {
         });
         if let Some(wire) = session.machine.open_order()? {
             let order = wire::order_from_wire(&wire).map_err(|error| {
-                Failure::new("cannot take up the run of an earlier agent").caused_by(&error)
+                Failure::new("cannot take up the run of an earlier agent")
+                    .caused_by(&error)
+                    .code("LF0901")
             })?;
             session.start(order)?;
         }

@@ -38,7 +38,9 @@ pub(crate) struct Caller(TlsStream<UnixStream>);
 pub(crate) fn listen(dir: &Path) -> Result<ReceiverStream<io::Result<Caller>>, Failure> {
     let path = socket(dir);
     let cannot = |error: io::Error| {
-        Failure::new(format!("cannot listen on {}", path.display())).caused_by(&error)
+        Failure::new(format!("cannot listen on {}", path.display()))
+            .caused_by(&error)
+            .code("LF1207")
     };
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
@@ -160,11 +162,13 @@ pub(crate) async fn wait_until_up(dir: &Path, within: Duration) -> Result<i32, F
     if let Ok(pid) = tokio::time::timeout(within, answered).await {
         return Ok(pid.unwrap_or_default());
     }
-    let mut failure = Failure::new("cannot start the agent").because(format!(
-        "waiting {} s for an answer on {}",
-        within.as_secs(),
-        path.display()
-    ));
+    let mut failure = Failure::new("cannot start the agent")
+        .code("LF1207")
+        .because(format!(
+            "waiting {} s for an answer on {}",
+            within.as_secs(),
+            path.display()
+        ));
     if let Some(error) = last {
         failure = failure.caused_by(&error);
     }
@@ -183,6 +187,7 @@ pub fn proxy(dir: &Path) -> Result<(), Failure> {
     let cannot = |error: io::Error| {
         Failure::new("cannot reach the agent")
             .because(format!("connecting to {}", path.display()))
+            .code("LF1207")
             .caused_by(&error)
     };
     let mut outward = UnixStream::connect(&path).map_err(cannot)?;

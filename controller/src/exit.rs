@@ -289,7 +289,9 @@ impl Ended {
 
     /// Somebody pressed ctrl-c.
     pub fn interrupted(trail: &Trail) -> Self {
-        let failure = Failure::new("stopped by ctrl-c").hint("run the same command again");
+        let failure = Failure::new("stopped by ctrl-c")
+            .hint("run the same command again")
+            .code("LF0480");
         Self {
             exit: Exit::Interrupted,
             state: trail.state(),
@@ -350,6 +352,10 @@ pub fn write_failure(
     }
     for hint in &failure.hints {
         part("hint", "32", hint)?;
+    }
+    if !failure.code.is_empty() {
+        let page = format!("read more with `landfall explain {}`", failure.code);
+        part("hint", "32", &page)?;
     }
     match log {
         Some(log) => part("log", "36", &log.display().to_string()),
@@ -577,6 +583,7 @@ mod tests {
              caused by: device or resource busy\n  \u{fffd}[2Jsecond line\n\
              state: host01 runs the installer; its disks are unchanged\n\
              hint: unmount /dev/vda1\n\
+             hint: read more with `landfall explain LF0501`\n\
              log: /log\n",
         );
         let lost = Ended::lost(Failure::new("cannot reach host01"), &trail);

@@ -86,6 +86,16 @@ impl Failure {
         self
     }
 
+    /// Joins its layers, for the one line that a status or a broken stream has.
+    pub fn in_one_line(&self) -> String {
+        let mut line = self.what.clone();
+        for cause in &self.causes {
+            line.push_str(": ");
+            line.push_str(cause);
+        }
+        line
+    }
+
     /// Adds what can be done next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -98,6 +108,15 @@ impl Failure {
     pub fn code(mut self, code: &str) -> Self {
         code.clone_into(&mut self.code);
         self
+    }
+
+    /// Names the kind of this failure, unless what it came from has.
+    #[must_use]
+    pub fn or_code(self, code: &str) -> Self {
+        match self.code.is_empty() {
+            true => self.code(code),
+            false => self,
+        }
     }
 
     /// Says what it means for the contact with the other side.
@@ -121,6 +140,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn wider_kind_does_not_hide_the_narrower() {
+        let narrow = Failure::new("cannot read").code("LF1206").or_code("LF1502");
+        assert_eq!(narrow.code, "LF1206");
+        assert_eq!(Failure::new("cannot read").or_code("LF1502").code, "LF1502");
+    }
+
+    #[test]
     fn layers_keep_their_order() {
         let io = std::io::Error::other("device busy");
         let failure = Failure::new("opening /dev/vda")
@@ -128,5 +154,7 @@ mod tests {
             .under("cannot format /dev/vda");
         assert_eq!(failure.what, "cannot format /dev/vda");
         assert_eq!(failure.causes, ["opening /dev/vda", "device busy"]);
+        let line = "cannot format /dev/vda: opening /dev/vda: device busy";
+        assert_eq!(failure.in_one_line(), line);
     }
 }

@@ -33,7 +33,7 @@ pub async fn start_unit(name: &str, argv: &[&str]) -> Result<(), Failure> {
         Ok(()) => Ok(()),
         Err(_) => systemd.start(name, argv, false).await,
     };
-    started.map_err(|error| Failure::new(&headline).caused_by(&error))?;
+    started.map_err(|error| Failure::new(&headline).caused_by(&error).code("LF1208"))?;
     tokio::time::sleep(SETTLE).await;
     let state = systemd.state(name).await;
     if state.as_deref() == Ok("running") {
@@ -43,7 +43,9 @@ pub async fn start_unit(name: &str, argv: &[&str]) -> Result<(), Failure> {
         .call::<_, OwnedObjectPath>("StopUnit", &(name, "replace"))
         .await;
     let state = state.unwrap_or_else(|error| error.to_string());
-    Err(Failure::new(headline).because(format!("it did not stay up ({state})")))
+    Err(Failure::new(headline)
+        .because(format!("it did not stay up ({state})"))
+        .code("LF1207"))
 }
 
 /// Asks systemd to reboot the machine. Returns once systemd has begun to.
@@ -57,7 +59,7 @@ pub(super) async fn reboot() -> Result<(), Failure> {
         .await;
     asked
         .map(drop)
-        .map_err(|error| Failure::new(headline).caused_by(&error))
+        .map_err(|error| Failure::new(headline).caused_by(&error).code("LF1208"))
 }
 
 struct Systemd(Connection);
@@ -84,8 +86,12 @@ impl Systemd {
         });
         match connected.await {
             Ok(Ok(systemd)) => Ok(systemd),
-            Ok(Err(error)) => Err(Failure::new("connecting to systemd").caused_by(&error)),
-            Err(_) => Err(Failure::new("connecting to systemd").because("it does not answer")),
+            Ok(Err(error)) => Err(Failure::new("connecting to systemd")
+                .caused_by(&error)
+                .code("LF1208")),
+            Err(_) => Err(Failure::new("connecting to systemd")
+                .because("it does not answer")
+                .code("LF1208")),
         }
     }
 

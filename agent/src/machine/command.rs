@@ -233,7 +233,8 @@ impl Ended {
         };
         let failure = Failure::new(headline)
             .because(format!("running {}", self.program))
-            .because(end);
+            .because(end)
+            .code("LF1205");
         let said = self.stderr.trim();
         if said.is_empty() {
             failure
@@ -424,11 +425,15 @@ fn keep_tail(tail: &mut String, line: &str) {
 }
 
 pub(super) fn cannot_run(command: &Command, error: &dyn std::error::Error) -> Failure {
-    Failure::new(format!("cannot run {}", command.argv[0])).caused_by(error)
+    Failure::new(format!("cannot run {}", command.argv[0]))
+        .caused_by(error)
+        .code("LF1204")
 }
 
 fn stopped(command: &Command, why: &str) -> Failure {
-    Failure::new(format!("cannot finish {}", command.argv[0])).because(why)
+    Failure::new(format!("cannot finish {}", command.argv[0]))
+        .because(why)
+        .code("LF1204")
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub fn free(path: &Path) -> Result<u64, Failure> {
             path.display()
         ))
         .caused_by(&error)
+        .code("LF1206")
     })?;
     Ok(stat.blocks_available() * stat.fragment_size())
 }

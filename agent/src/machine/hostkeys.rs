@@ -37,8 +37,11 @@ impl HostKey {
         let filled = random
             .fill(&mut seed)
             .and_then(|()| random.fill(&mut check));
-        filled
-            .map_err(|_| Failure::new("cannot make a host key").because("reading random bytes"))?;
+        filled.map_err(|_| {
+            Failure::new("cannot make a host key")
+                .because("reading random bytes")
+                .code("LF1206")
+        })?;
         Ok(Self::from_seed(&seed, check))
     }
 

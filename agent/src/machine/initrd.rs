@@ -58,7 +58,11 @@ fn run_cpio(args: &[String], input: impl Read, output: impl Write) -> Result<(),
                 Path::new(&path).display()
             )))?;
             let amendment = serde_json::from_slice(&text);
-            Some(amendment.map_err(|e| Failure::new("cannot read what to add").caused_by(&e))?)
+            Some(amendment.map_err(|e| {
+                Failure::new("cannot read what to add")
+                    .caused_by(&e)
+                    .code("LF1206")
+            })?)
         }
         None => None,
     };
@@ -71,6 +75,7 @@ fn separator(args: &[String]) -> Result<u8, Failure> {
     let refused = || {
         Failure::new(format!("cannot do `cpio {}`", args.join(" ")))
             .because("this stand-in only knows `cpio -o -H newc`, with -0 and --quiet")
+            .code("LF1406")
     };
     let mut separator = b'\n';
     let mut writes = false;

@@ -115,7 +115,8 @@ impl Machine {
             Some(left) => Err(
                 Failure::new(format!("cannot unmount {}", left.target.display()))
                     .because("something mounts it again")
-                    .hint("stop what mounts it, then run the same command again"),
+                    .hint("stop what mounts it, then run the same command again")
+                    .code("LF1604"),
             ),
         }
     }
@@ -131,7 +132,7 @@ impl Machine {
             else {
                 return Ok(());
             };
-            let failure = Failure::new(format!("cannot unmount {shown}"));
+            let failure = Failure::new(format!("cannot unmount {shown}")).code("LF1604");
             let busy = error.raw_os_error() == Some(nix::errno::Errno::EBUSY as i32);
             if !busy || tries >= BUSY_TRIES {
                 return Err(self.blamed(failure.caused_by(&error), &mount.target).await);

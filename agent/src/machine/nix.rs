@@ -60,7 +60,7 @@ impl Machine {
         if ended.stderr.contains("is not valid") {
             Ok(false)
         } else {
-            Err(ended.failure(&headline))
+            Err(ended.failure(&headline).code("LF1304"))
         }
     }
 
@@ -87,7 +87,10 @@ impl Machine {
             .args(["-p", "/mnt/nix/var/nix/profiles/system", "--set"])
             .arg(system.as_str());
         let ended = self.programs().run(&command, cancel, |_, _| ()).await?;
-        ended.success("cannot set the system profile").map(drop)
+        ended
+            .success("cannot set the system profile")
+            .map(drop)
+            .map_err(|failure| failure.code("LF1603"))
     }
 
     /// Returns the store path to which the system profile below `/mnt` leads.

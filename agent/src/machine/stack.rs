@@ -40,6 +40,7 @@ impl Machine {
                 Failure::new(format!("cannot turn off swap on {path}"))
                     .caused_by(&error)
                     .hint("stop programs that need much memory, then run the same command again")
+                    .code("LF1605")
             })?;
         }
         Ok(swaps)
@@ -58,7 +59,8 @@ impl Machine {
             .await
             .map_err(|failure| failure.under(headline))?;
         let pools: Vec<_> = listed
-            .success(headline)?
+            .success(headline)
+            .map_err(|failure| failure.code("LF1606"))?
             .stdout
             .lines()
             .map(str::to_owned)
@@ -67,7 +69,9 @@ impl Machine {
             let export = Command::new("zpool").args(["export", "-a"]);
             let ended = self.programs().run(&export, cancel, |_, _| ()).await?;
             ended.success(headline).map_err(|failure| {
-                failure.hint("see what uses a pool with `zfs mount` and `fuser -vm`, end it, and run the same command again")
+                failure
+                    .hint("see what uses a pool with `zfs mount` and `fuser -vm`, end it, and run the same command again")
+                    .code("LF1606")
             })?;
         }
         Ok(pools)

@@ -91,7 +91,8 @@ impl Install<'_> {
             .args(["--root", TARGET]);
         self.run(&command, cx, said)
             .await?
-            .success("cannot install the system")?;
+            .success("cannot install the system")
+            .map_err(|failure| failure.code("LF1603"))?;
         Ok(None)
     }
 

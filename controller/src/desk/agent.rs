@@ -211,9 +211,10 @@ impl Desk {
         followed?;
         match (failure, end) {
             (Some(failure), _) => Err(failure),
-            (None, Some(End::Aborted(by))) => {
-                Err(Failure::new("cannot finish the run").because(format!("{by} stopped it")))
-            }
+            (None, Some(End::Aborted(by))) => Err(Failure::new("cannot finish the run")
+                .because(format!("{by} stopped it"))
+                .hint("run the same command again")
+                .code("LF0311")),
             _ => Ok(()),
         }
     }
@@ -228,7 +229,10 @@ impl Desk {
         if link.release(&self.run, next).await? {
             return Ok(());
         }
-        Err(Failure::new("cannot let go of the agent").because("its run has not ended"))
+        Err(Failure::new("cannot let go of the agent")
+            .because("its run has not ended")
+            .hint("reboot the machine by hand: `reboot`")
+            .code("LF0312"))
     }
     /// Keeps a lane under the streams and the view of the link up to date, for as long as the agent is talked to.
     fn attend(&self, link: Link) -> Agent {
@@ -281,5 +285,8 @@ impl Desk {
 }
 
 fn no_agent() -> Failure {
-    Failure::new("cannot call the agent").because("it was never reached")
+    Failure::new("cannot call the agent")
+        .because("it was never reached")
+        .hint("run the same command again")
+        .code("LF0302")
 }

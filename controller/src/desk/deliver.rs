@@ -24,8 +24,12 @@ impl Desk {
     /// Sends a file to the agent, from where an earlier try broke off.
     pub async fn send(&self, path: PathBuf, blob: &Blob, cx: &Context) -> Result<(), Failure> {
         let mux = self.mux().await?;
-        let cannot =
-            |why: String| Failure::new(format!("cannot send {}", path.display())).because(why);
+        let cannot = |why: String| {
+            Failure::new(format!("cannot send {}", path.display()))
+                .because(why)
+                .hint("run the same command again; what has arrived is not sent again")
+                .code("LF0313")
+        };
         let target = Target::Blob(blob.clone());
         let opened = mux.open(&target, Codec::Identity);
         let opened = tokio::time::timeout(self.request.reconnect_timeout, opened).await;

@@ -30,8 +30,11 @@ pub struct Packed {
 pub async fn pack(directory: &Path) -> Result<Packed, Failure> {
     let directory = directory.to_owned();
     let packed = tokio::task::spawn_blocking(move || {
-        pack_now(&directory)
-            .map_err(|failure| failure.under(format!("cannot pack {}", directory.display())))
+        pack_now(&directory).map_err(|failure| {
+            failure
+                .under(format!("cannot pack {}", directory.display()))
+                .or_code("LF0601")
+        })
     });
     packed
         .await

@@ -64,7 +64,11 @@ impl Credentials {
     /// Valid from 1975 to 4096: a target without a battery believes in 1980 or in next century, and a run's keys are
     /// gone long before anything could expire.
     pub fn make() -> Result<Self, Failure> {
-        make().map_err(|error| Failure::new("cannot make keys for the tunnel").caused_by(&error))
+        make().map_err(|error| {
+            Failure::new("cannot make keys for the tunnel")
+                .caused_by(&error)
+                .code("LF0422")
+        })
     }
 
     /// Returns what `spawn` reads: the authority, and the agent's own certificate and key.
@@ -144,7 +148,7 @@ fn params(names: Vec<String>, common: &str) -> Result<CertificateParams, rcgen::
 ///
 /// `ssh-keygen` makes it: it comes with the ssh that will use it.
 pub async fn login_key(path: &Path, comment: &str) -> Result<String, Failure> {
-    let cannot = || Failure::new("cannot make a key for the installer");
+    let cannot = || Failure::new("cannot make a key for the installer").code("LF0422");
     let public = path.with_extension("pub");
     if !path.exists() {
         let mut command = tokio::process::Command::new("ssh-keygen");

@@ -235,6 +235,7 @@ fn base() -> Result<PathBuf, Failure> {
             Failure::new("cannot find a folder for what is remembered")
                 .because("neither XDG_STATE_HOME nor HOME is an absolute path")
                 .hint("name one: `XDG_STATE_HOME=/var/lib/landfall landfall …`")
+                .code("LF0421")
         })
 }
 

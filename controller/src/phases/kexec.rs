@@ -76,7 +76,8 @@ impl Kexec<'_> {
                 cx.waiting(format!("the installer: {}", seen.words()));
             },
         )
-        .await?;
+        .await
+        .map_err(|failure| failure.or_code("LF0332"))?;
         let reached = desk.reach(ssh, true, cx).await?;
         if reached.kexec_marker != desk.run.as_str() {
             return Err(Failure::new("refusing to go on after kexec")

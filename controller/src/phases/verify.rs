@@ -66,7 +66,9 @@ impl Step for Verify<'_> {
         .await;
         match found {
             Ok(_) => Ok(Done::new(())),
-            Err(failure) => Err(failure.under("cannot verify the installed system")),
+            Err(failure) => Err(failure
+                .under("cannot verify the installed system")
+                .or_code("LF0501")),
         }
     }
 

@@ -34,6 +34,7 @@ impl StoreSocket {
         let cannot = |error: &std::io::Error| {
             Failure::new("cannot make a socket for nix")
                 .because(format!("listening in {}", folder.display()))
+                .code("LF0423")
                 .caused_by(error)
         };
         let folder = tempfile::Builder::new()

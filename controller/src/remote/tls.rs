@@ -28,6 +28,7 @@ impl Trust {
             Failure::new("cannot use the keys of this run")
                 .caused_by(&error)
                 .hint("run the same command again: it makes new ones")
+                .code("LF0422")
         })?;
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }

@@ -225,7 +225,7 @@ fn patience(ssh: &Ssh) -> Duration {
 }
 
 fn cannot_send(ssh: &Ssh) -> Failure {
-    Failure::new(format!("cannot send the agent to {}", ssh.destination()))
+    Failure::new(format!("cannot send the agent to {}", ssh.destination())).code("LF0208")
 }
 
 /// Adds what a remote command said and how it ended.

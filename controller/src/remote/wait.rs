@@ -50,7 +50,8 @@ impl Seen {
 /// Waits until the machine answers from another boot than `old_boot`, and `accept` is content with what it is.
 ///
 /// `accept` returns what is missing. `seen` hears of every try. Another host key stops the waiting at once, and so does
-/// whatever else waiting cannot mend; a refused login does so after three minutes.
+/// whatever else waiting cannot mend; a refused login does so after three minutes. A failure of the waiting itself has no
+/// code: which boot it was is the caller's to know.
 pub async fn for_boot(
     ssh: &Ssh,
     old_boot: &str,
@@ -111,8 +112,7 @@ fn late(ssh: &Ssh, deadline: Duration, last: &Seen) -> Failure {
         ssh.destination()
     ))
     .because(format!("waiting {} s for it to answer", deadline.as_secs()))
-    .because(format!("the last try: {}", last.words()))
-    .code("LF0501");
+    .because(format!("the last try: {}", last.words()));
     match last {
         Seen::OldBoot => {
             failure.hint("the old system goes on: look at its kernel log with `dmesg | tail`")

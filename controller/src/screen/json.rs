@@ -138,8 +138,11 @@ impl Aside {
 
 /// Reads the header of a recording.
 pub(super) fn read_header(recording: &mut impl BufRead) -> Result<Header, Failure> {
-    let cannot =
-        || Failure::new("cannot read the recording").hint("record a run with `--json > FILE`");
+    let cannot = || {
+        Failure::new("cannot read the recording")
+            .hint("record a run with `--json > FILE`")
+            .code("LF0430")
+    };
     let mut line = String::new();
     recording
         .read_line(&mut line)
@@ -157,7 +160,7 @@ pub(super) fn read_header(recording: &mut impl BufRead) -> Result<Header, Failur
 
 /// Reads the lines after the header; a last line that was cut off is left out.
 pub(super) fn read_records(recording: impl BufRead) -> Result<Vec<Record>, Failure> {
-    let cannot = || Failure::new("cannot read the recording");
+    let cannot = || Failure::new("cannot read the recording").code("LF0430");
     let lines = recording.split(b'\n').collect::<io::Result<Vec<_>>>();
     let lines = lines.map_err(|error| cannot().caused_by(&error))?;
     let mut records = Vec::new();

@@ -125,7 +125,9 @@ impl<S: Store> Run<S> {
 
     fn over<T: Step>(&mut self, outcome: Outcome, proof: &T::Proof) -> Result<(), Failure> {
         let value = serde_json::to_value(proof).map_err(|error| {
-            Failure::new(format!("cannot journal {}", T::NAME)).caused_by(&error)
+            Failure::new(format!("cannot journal {}", T::NAME))
+                .caused_by(&error)
+                .code("LF0901")
         })?;
         self.mark(Some(T::NAME), Kind::StepFinished { outcome }, Some(value))
     }
@@ -239,7 +241,9 @@ enum Before {
 }
 
 fn stopped<T: Step>() -> Failure {
-    Failure::new(format!("cannot finish {}", T::NAME)).because("the run was stopped")
+    Failure::new(format!("cannot finish {}", T::NAME))
+        .because("the run was stopped")
+        .code("LF0904")
 }
 
 fn cannot_journal(error: &JournalError) -> Failure {

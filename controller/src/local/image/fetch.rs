@@ -62,7 +62,7 @@ async fn fetch_into(
     tell: impl Fn(Told) + Clone + Send + 'static,
 ) -> Result<PathBuf, Failure> {
     let shown = shown(url);
-    let cannot = || Failure::new(format!("cannot download {shown}"));
+    let cannot = || Failure::new(format!("cannot download {shown}")).code("LF0343");
     let place = Place::new(folder, url);
     let writing = |error: &io::Error| {
         cannot()
@@ -234,6 +234,7 @@ fn cache() -> Result<PathBuf, Failure> {
             Failure::new("cannot find a folder for downloads")
                 .because("there is neither XDG_CACHE_HOME nor a home directory")
                 .hint("name one: `XDG_CACHE_HOME=DIR landfall …`")
+                .code("LF0343")
         })?;
     Ok(cache.join("landfall/images"))
 }

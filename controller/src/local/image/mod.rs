@@ -49,7 +49,9 @@ pub async fn check(path: &Path) -> Result<Local, Failure> {
     let path = path.to_owned();
     let checked = tokio::task::spawn_blocking(move || {
         check_now(&path).map_err(|failure| {
-            failure.under(format!("cannot use {} as a kexec image", path.display()))
+            failure
+                .under(format!("cannot use {} as a kexec image", path.display()))
+                .or_code("LF0342")
         })
     });
     checked
