@@ -9,7 +9,7 @@ use std::{
 
 use landfall_tests::binaries;
 
-const NO_HOST: &str = "error: cannot tell which machine to install";
+const NO_HOST: &str = "error: cannot tell which machine to install [LF0412]";
 
 /// Runs landfall with words that are separated by blanks, far from the settings of whoever runs the tests.
 fn landfall(line: &str) -> Output {
@@ -240,7 +240,7 @@ fn wrong_value_is_refused_with_the_reason() {
         (
             "-f github:a/b",
             "error: invalid value 'github:a/b' for '--flake <URI#NAME>': it names no configuration; \
-             to install `nixosConfigurations.foo`, append `#foo`: `github:a/b#foo`",
+             to install `nixosConfigurations.foo`, append `#foo`: `github:a/b#foo` [LF0411]",
         ),
         (
             "-p 0",
@@ -342,25 +342,30 @@ fn what_only_the_whole_tells_is_refused_with_a_hint() {
     for (line, stderr) in [
         (
             "",
-            "error: cannot tell which machine to install\nhint: name it: `landfall … root@HOST`\n",
+            "error: cannot tell which machine to install [LF0412]\n\
+             hint: name it: `landfall … root@HOST`\n\
+             hint: read more with `landfall explain LF0412`\n",
         ),
         (
             "h",
-            "error: cannot tell what to install\n\
+            "error: cannot tell what to install [LF0413]\n\
              caused by: phase disko needs a configuration\n\
-             hint: name one with `--flake URI#NAME` or `--store-paths DISKO SYSTEM`\n",
+             hint: name one with `--flake URI#NAME` or `--store-paths DISKO SYSTEM`\n\
+             hint: read more with `landfall explain LF0413`\n",
         ),
         (
             "-f .#a h i",
-            "error: cannot install more than one machine at a time\n\
+            "error: cannot install more than one machine at a time [LF0415]\n\
              caused by: `i` is one word too many\n\
-             hint: run landfall once for each machine; put quotes around a value with blanks\n",
+             hint: run landfall once for each machine; put quotes around a value with blanks\n\
+             hint: read more with `landfall explain LF0415`\n",
         ),
         (
             "-f .#a -p 22 ssh://h:2222",
-            "error: cannot tell which port to use\n\
+            "error: cannot tell which port to use [LF0414]\n\
              caused by: the host says 2222, `--ssh-port` says 22\n\
-             hint: give the port once\n",
+             hint: give the port once\n\
+             hint: read more with `landfall explain LF0414`\n",
         ),
     ] {
         let output = landfall(line);
@@ -396,8 +401,9 @@ fn recording_of_another_format_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         text(&output.stderr),
-        "error: cannot read the recording\n\
+        "error: cannot read the recording [LF0430]\n\
          caused by: it has format 9, this landfall reads 1\n\
-         hint: record a run with `--json > FILE`\n"
+         hint: record a run with `--json > FILE`\n\
+         hint: read more with `landfall explain LF0430`\n"
     );
 }

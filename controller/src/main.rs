@@ -28,10 +28,23 @@ fn main() -> ExitCode {
             // clap knows its own way: help to stdout with 0, errors to stderr with 2
             let code = u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code());
             let _ = error.print();
+            if code == Exit::Usage.code() {
+                let _ = writeln!(io::stderr(), "{}", page_of(&error.to_string()));
+            }
             return ExitCode::from(code);
         }
     };
     exit.into()
+}
+
+/// Leads from clap's words to the page about them: one of their own where they name a code.
+fn page_of(words: &str) -> String {
+    let code = words
+        .split_once("[LF")
+        .and_then(|(_, rest)| rest.get(..4))
+        .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .unwrap_or("0410");
+    format!("hint: read more with `landfall explain LF{code}`")
 }
 
 fn perform(task: Task) -> Exit {

@@ -14,7 +14,7 @@ A failure ends with a code in brackets: `error: cannot connect to root@host [LF0
 its page; so do a number of nixos-anywhere's reference manual (`landfall explain 8`) and words of a message
 (`landfall explain 'Failed to kexec'`). Codes keep their meaning: one that is no longer used is not given to something else.
 
-This file is made of the pages in `controller/src/explain/pages`, by `cargo run -p landfall -- explain --markdown > docs/errors.md`.
+This file is made of the pages in `controller/src/explain/pages`: `LANDFALL_WRITE_GOLDEN=1 cargo test -p landfall-tests errors`
 A test holds it to them.
 ";
 

@@ -42,7 +42,7 @@ impl FromStr for Flake {
         let (uri, name) = text.rsplit_once('#').unwrap_or((text, ""));
         if name.is_empty() {
             return Err(Invalid(format!(
-                "it names no configuration; to install `nixosConfigurations.foo`, append `#foo`: `{uri}#foo`"
+                "it names no configuration; to install `nixosConfigurations.foo`, append `#foo`: `{uri}#foo` [LF0411]"
             )));
         }
         if text.contains(char::is_control) {
