@@ -14,12 +14,17 @@ use landfall::{
     explain,
     local::file,
     operate,
+    remote::askpass,
     request::Output,
     screen::{Style, replay},
 };
 use landfall_proto::failure::Failure;
 
 fn main() -> ExitCode {
+    // ssh has a question for the landfall that started it
+    if let Some(code) = askpass::help() {
+        return code;
+    }
     let words: Vec<OsString> = std::env::args_os().collect();
     let exit = match cli::read(&words, &Environment::look()) {
         Ok(task) => perform(task),

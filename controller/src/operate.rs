@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    desk::{Desk, Past},
+    desk::{Desk, Login, Past},
     exit::{Ended, Exit},
     local::{
         file,
@@ -132,6 +132,9 @@ async fn drive(
     }
     // a screen that hangs must not keep the command from ending
     let _ = tokio::time::timeout(LAST_WORDS, shown).await;
+    if matches!(told, Some(Ok(()))) && story::plan(&desk.request).contains(&"reboot") {
+        desk.forget_way_in();
+    }
     match told {
         Some(Ok(())) => Ended::done(&screen.trail()),
         Some(Err(failure)) if matches!(contact, Contact::Gone | Contact::Lost) => {
@@ -143,7 +146,7 @@ async fn drive(
 }
 
 /// Completes when somebody wants the command to end: ctrl-c, or what a service manager or a closed terminal sends.
-async fn stopped() {
+pub(crate) async fn stopped() {
     let wait = |kind| async move {
         match signal(kind) {
             Ok(mut signal) => signal.recv().await,
@@ -167,6 +170,9 @@ async fn set_up(
     run: &RunId,
     screen: &Screen,
 ) -> Result<SetUp, Failure> {
+    let sockets = state::socket_folder()?;
+    let path: PathBuf = sockets.path().to_owned();
+    let login = Login::open(&request, &path, screen)?;
     let credentials = match Credentials::kept(&folder.credentials())? {
         Some(kept) => kept,
         None => {
@@ -184,8 +190,6 @@ async fn set_up(
             .code("LF0901")
     })?;
     let run_of = Run::begin(journal, CancellationToken::new())?;
-    let sockets = state::socket_folder()?;
-    let path: PathBuf = sockets.path().to_owned();
     let past = Past::of(&run_of.board().state());
     let mut desk = Desk::new(
         request,
@@ -194,6 +198,7 @@ async fn set_up(
         path,
         credentials,
         login_key,
+        login,
         screen.clone(),
     );
     desk.past = past;

@@ -19,7 +19,7 @@ use crate::{
     local::agents,
     remote::{
         agent::{Link, Reach, Started},
-        probe::{Arch, Root},
+        probe::Arch,
         ssh::Ssh,
         upload::{self, Placed},
     },
@@ -87,7 +87,7 @@ impl Desk {
         cx.waiting("the machine to say what it is");
         let machine = upload::probe(&ssh).await?;
         let arch = machine.arch(ssh.destination())?;
-        let root: Root = machine.root(ssh.destination())?;
+        let (ssh, root) = self.login.root(ssh, &machine).await?;
         let agent = agents::find(arch.name())?;
         let deadline = self.request.reconnect_timeout;
         let size = agent.blob.size;
@@ -125,6 +125,9 @@ impl Desk {
             kexec_marker: hello.kexec_marker,
         };
         *self.agent.lock().await = Some(self.attend(link));
+        if reached.installer && reached.kexec_marker == self.run.as_str() {
+            self.keep_way_in(&self.folder);
+        }
         // from here on it takes itself off
         *self.landing.lock().await = None;
         Ok(reached)

@@ -1,26 +1,27 @@
 //! What all phases of a run share: the request, the keys, the screen, and the agent while there is one.
 //!
-//! Here is what stays the same for a whole run and how the machine is reached by ssh. How the agent is brought there and
+//! Here is what stays the same for a whole run. How this machine gets in is in [`login`]; how the agent is brought there and
 //! talked to is in [`agent`], what travels to it in [`deliver`], how it is taken off in [`leave`]. Which order it gets,
 //! and when, is for the phases to say.
 
 mod agent;
 mod deliver;
 mod leave;
+mod login;
 
 use std::path::PathBuf;
 
 use landfall_proto::{
     failure::Failure,
-    order::RunId,
+    order::{KeyPath, RunId},
     report::{RunState, Status},
 };
 use tokio::sync::{Mutex, watch};
 
-pub use self::agent::Reached;
+pub use self::{agent::Reached, login::Login};
 use self::agent::{Agent, Landing};
 use crate::{
-    local::{keys::Credentials, nix::Nix, state::RunFolder},
+    local::{keys::Credentials, nix::Nix, secret::Secret, state::RunFolder},
     remote::{link::LinkView, ssh::Ssh},
     request::Request,
     screen::Screen,
@@ -41,12 +42,16 @@ pub struct Desk {
     pub credentials: Credentials,
     /// Public line of the key that logs in to the installer.
     pub login_key: String,
+    /// How this machine gets in.
+    pub login: Login,
     /// Where everything is shown.
     pub screen: Screen,
     /// The link, for whoever shows it.
     pub view: watch::Sender<LinkView>,
     /// What earlier processes of this run have done.
     pub past: Past,
+    /// Keys for disko and where they go, from `prepare` on. Nothing of them is ever written down.
+    pub keys: Mutex<Vec<(KeyPath, Secret)>>,
     agent: Mutex<Option<Agent>>,
     landing: Mutex<Option<Landing>>,
 }
@@ -85,6 +90,7 @@ impl Desk {
         sockets: PathBuf,
         credentials: Credentials,
         login_key: String,
+        login: Login,
         screen: Screen,
     ) -> Self {
         let view = watch::Sender::default();
@@ -95,9 +101,11 @@ impl Desk {
             sockets,
             credentials,
             login_key,
+            login,
             screen,
             view,
             past: Past::default(),
+            keys: Mutex::default(),
             agent: Mutex::default(),
             landing: Mutex::default(),
         }
@@ -106,24 +114,6 @@ impl Desk {
     /// Returns the nix of this machine.
     pub fn nix(&self) -> Result<Nix, Failure> {
         Nix::new(self.request.nix.clone())
-    }
-
-    /// Returns how the machine is reached as the user named it, old system or installed one, its host key not yet pinned.
-    pub fn ssh(&self) -> Ssh {
-        self.ssh_to(&self.request.target.to_string(), self.request.port())
-    }
-
-    /// Returns how the installer is reached: as root, with the key of this run too.
-    pub fn installer_ssh(&self) -> Ssh {
-        let host = &self.request.target.host;
-        let port = match (self.request.login.post_kexec_port, self.request.port()) {
-            (Some(port), _) => Some(port),
-            // as nixos-anywhere does: the stock installer listens on 22, whatever the old system did
-            (None, Some(_)) => Some(22),
-            (None, None) => None,
-        };
-        let ssh = self.ssh_to(&format!("root@{host}"), port);
-        self.pinned(ssh.run_key(Some(self.folder.key())))
     }
 
     /// Whether an earlier process of this run has pinned the host key.
@@ -139,19 +129,5 @@ impl Desk {
     /// Returns the name under which the host key is pinned, whatever the machine's address becomes.
     pub fn alias(&self) -> String {
         format!("landfall-{}", &self.run.as_str()[..16])
-    }
-
-    fn ssh_to(&self, destination: &str, port: Option<u16>) -> Ssh {
-        let login = &self.request.login;
-        let options = login
-            .options
-            .iter()
-            .map(|option| option.as_str().to_owned())
-            .collect();
-        Ssh::new(destination)
-            .port(port)
-            .identities(login.identity.iter().cloned().collect())
-            .options(options)
-            .terminal(self.screen.can_ask())
     }
 }

@@ -22,11 +22,18 @@ pub enum Group {
     Own,
 }
 
-/// Ties a child to this process: killed when its handle is dropped, and, on Linux, when this process dies.
+/// Variables that hold secrets meant for this program alone.
+const SECRETS: [&str; 3] = ["SSHPASS", "SUDOPASS", "SSH_PRIVATE_KEY"];
+
+/// Ties a child to this process: killed when its handle is dropped, and, on Linux, when this process dies. It does not
+/// get to see the secrets that this process was given in its environment.
 ///
 /// Spawn it from a thread of the runtime that lives as long as the runtime: the kernel watches the thread.
 pub fn tie(command: &mut Command, group: Group) {
     command.kill_on_drop(true);
+    for name in SECRETS {
+        command.env_remove(name);
+    }
     if group == Group::Own {
         command.process_group(0);
     }
@@ -161,6 +168,18 @@ mod tests {
             printable("\u{1b}[31mred\u{1b}[0m\u{7} \u{1b}]0;x\r\n"),
             "red\u{fffd} \u{fffd}]0;x\n"
         );
+    }
+
+    #[tokio::test]
+    async fn child_does_not_get_the_secrets_of_this_process() {
+        let mut command = Command::new("env");
+        command.env_clear().env("SEEN", "1");
+        for name in SECRETS {
+            command.env(name, "hunter2");
+        }
+        tie(&mut command, Group::Own);
+        let output = command.output().await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "SEEN=1\n");
     }
 
     #[test]

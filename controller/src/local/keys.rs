@@ -1,6 +1,11 @@
 //! The keys of one run: certificates for the tunnel, and a key pair to log in to the installer.
 
-use std::{path::Path, process::Stdio};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use landfall_proto::failure::Failure;
 use rcgen::{
@@ -13,7 +18,7 @@ use secrecy::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{child, file};
+use super::{child, file, secret::Secret};
 
 /// The name that the agent's certificate carries and the controller insists on.
 pub const AGENT_NAME: &str = "landfall-agent";
@@ -144,6 +149,62 @@ fn params(names: Vec<String>, common: &str) -> Result<CertificateParams, rcgen::
     Ok(params)
 }
 
+/// Largest private key: RSA of 16384 bits has 13 KiB.
+const KEY_MAX: usize = 64 << 10;
+
+/// Returns a private key file that ssh will take, or says why it would not.
+///
+/// ssh passes over one that others can read with a warning, and then fails for another reason. One that can be read only
+/// once, such as a process substitution, is copied to `folder`, which nobody else can enter.
+pub fn identity(path: &Path, folder: &Path) -> Result<PathBuf, Failure> {
+    let cannot = || {
+        Failure::new(format!("cannot log in with {}", path.display()))
+            .because("opening the private key")
+            .code("LF0110")
+    };
+    let about = fs::metadata(path).map_err(|error| {
+        cannot()
+            .caused_by(&error)
+            .hint("name a private key that exists: `-i FILE`")
+    })?;
+    if about.is_dir() {
+        return Err(cannot()
+            .because("it is a directory")
+            .hint("name the file of a private key: `-i FILE`"));
+    }
+    if !about.is_file() {
+        return keep_key(&Secret::read_once(path, KEY_MAX)?, &folder.join("identity"));
+    }
+    let begin = fs::File::open(path).and_then(|mut file| {
+        let mut begin = [0; 11];
+        std::io::Read::read(&mut file, &mut begin).map(|_| begin)
+    });
+    let begin = begin.map_err(|error| {
+        cannot().caused_by(&error).hint(format!(
+            "let yourself read it: `chmod 600 {}`",
+            path.display()
+        ))
+    })?;
+    // a public key stands for one that a key agent holds; of those ssh asks nothing
+    let is_private = &begin == b"-----BEGIN ";
+    let ours = about.uid() == nix::unistd::getuid().as_raw();
+    if is_private && ours && about.mode() & 0o077 != 0 {
+        return Err(cannot()
+            .because(format!(
+                "others can read it (mode {:04o}), so ssh would not use it",
+                about.mode() & 0o7777
+            ))
+            .hint(format!("`chmod 600 {}`", path.display())));
+    }
+    Ok(path.to_owned())
+}
+
+/// Writes a private key to a file that ssh takes. One without an end of its last line is of no use to ssh.
+pub fn keep_key(key: &Secret, path: &Path) -> Result<PathBuf, Failure> {
+    file::write_private(path, key.without_line_end().line().expose())?;
+    Ok(path.to_owned())
+}
+
 /// Makes the key pair that logs in to the installer, unless it is there, and returns its public line.
 ///
 /// `ssh-keygen` makes it: it comes with the ssh that will use it.
@@ -195,6 +256,42 @@ mod tests {
         let kept = Credentials::kept(&path).unwrap().unwrap();
         assert_eq!(kept.own_key.expose_secret(), made.own_key.expose_secret());
         assert_eq!(kept.authority, made.authority);
+    }
+
+    #[test]
+    fn key_that_ssh_would_pass_over_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("id");
+        let check = |mode: u32, content: &str| {
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            identity(&path, folder.path())
+        };
+        let private = "-----BEGIN OPENSSH PRIVATE KEY-----\n";
+        assert_eq!(check(0o600, private), Ok(path.clone()));
+        assert_eq!(check(0o644, "ssh-ed25519 AAAA me"), Ok(path.clone()));
+        let refused = check(0o644, private).unwrap_err();
+        assert_eq!(
+            refused.causes[1],
+            "others can read it (mode 0644), so ssh would not use it"
+        );
+        let missing = identity(Path::new("/nonexistent"), folder.path()).unwrap_err();
+        assert_eq!(missing.what, "cannot log in with /nonexistent");
+        assert!(identity(folder.path(), folder.path()).is_err());
+    }
+
+    #[test]
+    fn key_from_a_pipe_is_kept_with_a_line_end() {
+        use std::{io::Write, os::fd::AsRawFd};
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"-----BEGIN X-----\nkey").unwrap();
+        drop(writer);
+        let path = format!("/dev/fd/{}", reader.as_raw_fd());
+        let kept = identity(Path::new(&path), folder.path()).unwrap();
+        assert_eq!(fs::read(&kept).unwrap(), b"-----BEGIN X-----\nkey\n");
+        assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 pub mod file;
 pub mod keys;
 pub mod secret;
+pub mod terminal;
 pub mod state;
 
 pub mod agents;
@@ -16,5 +17,6 @@ pub mod agents;
 pub mod child;
 
 pub mod archive;
+pub mod hardware;
 pub mod image;
 pub mod nix;

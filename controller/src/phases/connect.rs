@@ -8,11 +8,10 @@ use landfall_proto::failure::Failure;
 use crate::{
     desk::{Desk, Reached},
     remote::{
-        host_key::{self, HostKey, Policy, Seen, Verdict},
+        host_key::{self, HostKey, Seen, Verdict},
         ssh::Ssh,
         upload,
     },
-    request::HostKeyPolicy,
 };
 
 /// The first login: name lookup, TCP, keys, and perhaps a passphrase.
@@ -35,11 +34,23 @@ impl Step for Connect<'_> {
     type Proof = Reached;
 
     async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
-        let warning = if self.desk.is_pinned() {
-            if let Some(ssh) = self.installer(cx).await {
-                let reached = self.desk.reach(ssh, true, cx).await?;
-                return Ok(Done::new(reached));
+        let is_pinned = self.desk.is_pinned();
+        let installer = match is_pinned {
+            true => self.installer(cx).await,
+            false => None,
+        };
+        let installer = match installer {
+            Some(ssh) => Some(ssh),
+            None => self.left().await,
+        };
+        if let Some(ssh) = installer {
+            if !is_pinned {
+                self.desk.pin_left()?;
             }
+            let reached = self.desk.reach(ssh, true, cx).await?;
+            return Ok(Done::new(reached));
+        }
+        let warning = if is_pinned {
             self.check_past()?;
             None
         } else {
@@ -96,28 +107,40 @@ impl Connect<'_> {
         }
     }
 
+    /// Returns the way into an installer that an earlier run has left running, if it answers.
+    ///
+    /// Only that run's key may open it: it was booted from a system that took a password, or another key.
+    async fn left(&self) -> Option<Ssh> {
+        let desk = self.desk;
+        let ssh = desk.left_ssh()?;
+        let ssh = match desk.is_pinned() {
+            true => desk.pinned(ssh),
+            false => ssh,
+        };
+        // what was named on the command line stands above what was seen before
+        let pins = desk.fingerprints();
+        if !pins.is_empty() {
+            let folder = desk.folder.path();
+            let seen = host_key::look(&ssh, desk.request.host_key, &pins, folder, FIRST_LOOK);
+            seen.await.ok()?;
+        }
+        let machine = upload::probe(&ssh).await.ok()?;
+        (machine.variant == "installer").then_some(ssh)
+    }
+
     /// Decides about the host key and pins it. Returns a warning that goes with the decision.
     async fn trust(&self, cx: &Context) -> Result<Option<String>, Failure> {
         let desk = self.desk;
         cx.waiting("an answer");
         let ssh = desk.ssh();
-        let policy = policy(desk.request.host_key);
-        let pins: Vec<String> = desk
-            .request
-            .fingerprints
-            .iter()
-            .map(|pin| pin.as_str().to_owned())
-            .collect();
+        let policy = desk.request.host_key;
+        let pins = desk.fingerprints();
         let patience = if ssh.asks() {
             FIRST_LOOK_PERSON
         } else {
             FIRST_LOOK
         };
-        let seen = {
-            // ssh may ask for a passphrase or a password: nothing is drawn over its question
-            let _pause = ssh.asks().then(|| desk.screen.pause());
-            host_key::look(&ssh, policy, &pins, desk.folder.path(), patience).await?
-        };
+        let seen = host_key::look(&ssh, policy, &pins, desk.folder.path(), patience).await?;
         let host = desk.request.target.to_string();
         // a script for nixos-anywhere was never asked about a host key
         let asks = desk.screen.can_ask() && !desk.request.compat;
@@ -141,15 +164,6 @@ impl Connect<'_> {
 fn key_of(seen: &Seen) -> &HostKey {
     match seen {
         Seen::Known(key) | Seen::Unknown(key) => key,
-    }
-}
-
-fn policy(policy: HostKeyPolicy) -> Policy {
-    match policy {
-        HostKeyPolicy::Ask => Policy::Ask,
-        HostKeyPolicy::Strict => Policy::Strict,
-        HostKeyPolicy::AcceptNew => Policy::AcceptNew,
-        HostKeyPolicy::Off => Policy::Off,
     }
 }
 

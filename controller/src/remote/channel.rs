@@ -11,6 +11,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
+    shell::Remote,
     ssh::Ssh,
     tls::{self, Trust},
     trouble::{self, LinkError, Meaning},
@@ -42,7 +43,7 @@ pub(super) struct Connection {
 /// Connects by running `command` (the agent's proxy) on the machine.
 pub(super) async fn connect(
     ssh: &Ssh,
-    command: &str,
+    command: &Remote,
     trust: &Trust,
     purpose: Use,
 ) -> Result<Connection, LinkError> {

@@ -19,6 +19,8 @@ pub enum Trouble {
     Unreachable,
     /// None of the keys or passwords was accepted.
     AuthRefused,
+    /// The password that was given is not the right one, or none is taken.
+    PasswordRefused,
     /// The machine shows another key than the one that is known. Never gone past.
     HostKeyChanged,
     /// The machine's key is not known.
@@ -132,6 +134,7 @@ impl Trouble {
             Self::TimedOut => "no answer",
             Self::Unreachable => "no route to the machine",
             Self::AuthRefused => "login refused",
+            Self::PasswordRefused => "password refused",
             Self::HostKeyChanged => "another host key",
             Self::HostKeyUnknown => "unknown host key",
             Self::HostKeySwapped => "another host key than at the beginning of this run",
@@ -163,6 +166,7 @@ impl Trouble {
             Self::HostKeyChanged
                 | Self::HostKeyUnknown
                 | Self::HostKeySwapped
+                | Self::PasswordRefused
                 | Self::NoCommonAlgorithm
                 | Self::BadIdentity
                 | Self::BadOption
@@ -186,6 +190,7 @@ impl Trouble {
             Self::BadOption => "LF0112",
             Self::Lost => "LF0113",
             Self::NoProgram => "LF0114",
+            Self::PasswordRefused => "LF0115",
             Self::Remote(_) | Self::Other => "LF0119",
         }
     }
@@ -201,6 +206,9 @@ impl Trouble {
             ),
             Self::AuthRefused => format!(
                 "name a key the machine accepts with `-i FILE`, or load one with `ssh-add`; `ssh {destination}` should log you in"
+            ),
+            Self::PasswordRefused => format!(
+                "check the password: `ssh {destination}` should log you in with it; for root, many machines take keys only"
             ),
             Self::HostKeyChanged => format!(
                 "if the machine was reinstalled on purpose, forget its old key with `ssh-keygen -R {}`; if not, somebody may stand between",
@@ -254,6 +262,15 @@ fn telling(trouble: Trouble, said: &str) -> Vec<String> {
     last_lines(&lines.collect::<Vec<_>>().join("\n"), 3)
 }
 
+/// Whether the machine named a password among the ways to log in.
+fn takes_passwords(said: &str) -> bool {
+    let ways = said
+        .lines()
+        .filter_map(|line| line.split_once("Permission denied (")?.1.split(')').next());
+    ways.flat_map(|ways| ways.split(','))
+        .any(|way| matches!(way, "password" | "keyboard-interactive"))
+}
+
 impl From<SshError> for Failure {
     fn from(error: SshError) -> Self {
         let mut failure = Self::new(format!("cannot connect to {}", error.destination))
@@ -265,6 +282,11 @@ impl From<SshError> for Failure {
         }
         if let Some(hint) = error.trouble.hint(&error.destination) {
             failure = failure.hint(hint);
+        }
+        if error.trouble == Trouble::AuthRefused && takes_passwords(&error.said) {
+            failure = failure.hint(
+                "it takes passwords too: run this on a terminal to be asked, or `SSHPASS=… landfall --env-password …`",
+            );
         }
         failure
     }
@@ -388,5 +410,19 @@ mod tests {
             ]
         );
         assert_eq!(failure.hints.len(), 1);
+    }
+
+    #[test]
+    fn machine_that_takes_passwords_is_told() {
+        let hints = |said: &str| {
+            let error = SshError {
+                destination: "op@h".into(),
+                trouble: Trouble::AuthRefused,
+                said: said.to_owned(),
+            };
+            Failure::from(error).hints.len()
+        };
+        assert_eq!(hints("op@h: Permission denied (publickey).\n"), 1);
+        assert_eq!(hints("op@h: Permission denied (publickey,password).\n"), 2);
     }
 }

@@ -11,23 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     classify::{SshError, Trouble},
+    shell::Remote,
     ssh::{Ssh, Trust},
 };
-use crate::local::file;
-
-/// What is done about a key that is not known yet. A known key must match under each of them but `Off`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// Ask on a terminal; accept with a warning without one.
-    #[default]
-    Ask,
-    /// Refuse.
-    Strict,
-    /// Accept.
-    AcceptNew,
-    /// Accept anything at first, even a changed key. Within the run it is pinned all the same.
-    Off,
-}
+use crate::{local::file, request::HostKeyPolicy};
 
 /// A machine's public key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,15 +55,15 @@ pub enum Verdict {
 /// knows. A changed key is an error. `folder` holds a file for the time of the call.
 pub async fn look(
     ssh: &Ssh,
-    policy: Policy,
+    policy: HostKeyPolicy,
     pins: &[String],
     folder: &Path,
     deadline: Duration,
 ) -> Result<Seen, SshError> {
     let trust = match policy {
         _ if !pins.is_empty() => Trust::Fingerprints(pins.to_vec()),
-        Policy::Off => Trust::Any,
-        Policy::Ask | Policy::Strict | Policy::AcceptNew => Trust::Configured,
+        HostKeyPolicy::Off => Trust::Any,
+        HostKeyPolicy::Ask | HostKeyPolicy::Strict | HostKeyPolicy::AcceptNew => Trust::Configured,
     };
     let other = |said: String| SshError {
         destination: ssh.destination().to_owned(),
@@ -90,7 +77,7 @@ pub async fn look(
     let result = ssh
         .clone()
         .looking(log.path(), trust)
-        .run("exit 0", &[], deadline)
+        .run(&Remote::plain("exit 0"), &[], deadline)
         .await;
     let asked = std::fs::read_to_string(log.path()).unwrap_or_default();
     match (result, shown_key(&asked)) {
@@ -107,7 +94,13 @@ pub async fn look(
 }
 
 /// Says what follows from a first look.
-pub fn decide(seen: &Seen, policy: Policy, pins: &[String], host: &str, terminal: bool) -> Verdict {
+pub fn decide(
+    seen: &Seen,
+    policy: HostKeyPolicy,
+    pins: &[String],
+    host: &str,
+    terminal: bool,
+) -> Verdict {
     let key = match seen {
         Seen::Known(_) => return Verdict::Trusted,
         Seen::Unknown(key) => key,
@@ -123,14 +116,14 @@ pub fn decide(seen: &Seen, policy: Policy, pins: &[String], host: &str, terminal
         return Verdict::Refuse(failure);
     }
     match policy {
-        Policy::AcceptNew | Policy::Off => Verdict::Trusted,
-        Policy::Ask if terminal => Verdict::Ask(format!(
+        HostKeyPolicy::AcceptNew | HostKeyPolicy::Off => Verdict::Trusted,
+        HostKeyPolicy::Ask if terminal => Verdict::Ask(format!(
             "the key of {host} is not known yet: {fingerprint} ({kind}). Connect"
         )),
-        Policy::Ask => Verdict::Warn(format!(
+        HostKeyPolicy::Ask => Verdict::Warn(format!(
             "the key of {host} was not known: {fingerprint} ({kind}); continuing because nobody can be asked and no later connection accepts another key"
         )),
-        Policy::Strict => Verdict::Refuse(
+        HostKeyPolicy::Strict => Verdict::Refuse(
             Failure::new(format!("refusing to connect to {host}"))
                 .because(format!("its key {fingerprint} ({kind}) is not known"))
                 .hint(format!(
@@ -139,15 +132,6 @@ pub fn decide(seen: &Seen, policy: Policy, pins: &[String], host: &str, terminal
                 .code("LF0107"),
         ),
     }
-}
-
-/// Whether a word is a fingerprint in the form `SHA256:` and 43 digits of base 64.
-pub fn is_fingerprint(text: &str) -> bool {
-    let digits = text.strip_prefix("SHA256:").unwrap_or_default();
-    digits.len() == 43
-        && digits
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
 }
 
 /// Writes the key down as the only one for this alias.
@@ -231,7 +215,6 @@ mod tests {
             (&*key.kind, &*key.key, &*key.fingerprint),
             ("ssh-ed25519", KEY, FINGERPRINT)
         );
-        assert!(is_fingerprint(FINGERPRINT));
         assert_eq!(shown_key("ORDER NONE NONE NONE\n"), None);
     }
 
@@ -259,20 +242,26 @@ mod tests {
             unreachable!()
         };
         assert_eq!(
-            decide(&Seen::Known(key), Policy::Strict, &[], "h", false),
+            decide(&Seen::Known(key), HostKeyPolicy::Strict, &[], "h", false),
             Verdict::Trusted
         );
         let decide = |policy, terminal| decide(&unknown(), policy, &[], "h", terminal);
-        assert_eq!(decide(Policy::AcceptNew, false), Verdict::Trusted);
-        assert!(matches!(decide(Policy::Ask, true), Verdict::Ask(_)));
-        assert!(matches!(decide(Policy::Ask, false), Verdict::Warn(_)));
-        assert!(matches!(decide(Policy::Strict, true), Verdict::Refuse(_)));
+        assert_eq!(decide(HostKeyPolicy::AcceptNew, false), Verdict::Trusted);
+        assert!(matches!(decide(HostKeyPolicy::Ask, true), Verdict::Ask(_)));
+        assert!(matches!(
+            decide(HostKeyPolicy::Ask, false),
+            Verdict::Warn(_)
+        ));
+        assert!(matches!(
+            decide(HostKeyPolicy::Strict, true),
+            Verdict::Refuse(_)
+        ));
     }
 
     #[test]
     fn other_key_than_the_named_one_is_refused() {
         let pins = ["SHA256:other".to_owned()];
-        let verdict = decide(&unknown(), Policy::AcceptNew, &pins, "h", true);
+        let verdict = decide(&unknown(), HostKeyPolicy::AcceptNew, &pins, "h", true);
         assert!(matches!(verdict, Verdict::Refuse(_)));
     }
 }

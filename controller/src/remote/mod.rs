@@ -7,7 +7,10 @@
 )]
 
 pub mod ssh;
+pub mod shell;
 pub mod tunnel;
+
+pub mod askpass;
 
 pub mod classify;
 pub mod host_key;

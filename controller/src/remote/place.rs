@@ -4,7 +4,7 @@
 
 use landfall_proto::{failure::Failure, order::BlobHash};
 
-use super::{probe::Root, ssh::quote};
+use super::{probe::Root, shell::Remote};
 
 /// Where the agent lies, or will lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +23,11 @@ const FOLDERS: &str = "/run/landfall-bin /dev/shm/landfall-bin /tmp/landfall-bin
 /// Finds a folder that may execute files, and asks an agent that lies there who it is.
 ///
 /// A folder of somebody else's, or a link, is passed over: in `/tmp` anybody may have made it first.
-pub fn search(root: Root, hash: &BlobHash) -> String {
+pub fn search(root: Root, hash: &BlobHash) -> Remote {
     let script = SEARCH
         .replace("@folders@", FOLDERS)
         .replace("@name@", &name(hash));
-    format!("exec {}sh -c '{script}'", root.prefix())
+    Remote::as_root(root, &script)
 }
 
 const SEARCH: &str = r##"
@@ -53,12 +53,11 @@ echo landfall-place-end
 ///
 /// Says first from which offset on it wants bytes. What an earlier connection left is copied to a new file: should
 /// that connection still deliver bytes, they go to the old one.
-pub fn receive(root: Root, folder: &str, hash: &BlobHash, size: u64) -> String {
+pub fn receive(root: Root, folder: &str, hash: &BlobHash, size: u64) -> Remote {
     let script = RECEIVE
         .replace("@name@", &name(hash))
         .replace("@size@", &size.to_string());
-    let script = script.replace("@folder@", folder);
-    format!("exec {}sh -c '{script}'", root.prefix())
+    Remote::as_root(root, &script.replace("@folder@", folder))
 }
 
 const RECEIVE: &str = r#"
@@ -81,11 +80,11 @@ echo "landfall-agent $(./@name@ version)"
 "#;
 
 /// Removes what was sent, whole or in part, and the folder unless something else is in it.
-pub fn remove(root: Root, folder: &str, hash: &BlobHash) -> String {
+pub fn remove(root: Root, folder: &str, hash: &BlobHash) -> Remote {
     let script = REMOVE
         .replace("@folder@", folder)
         .replace("@name@", &name(hash));
-    format!("exec {}sh -c '{script}'", root.prefix())
+    Remote::as_root(root, &script)
 }
 
 const REMOVE: &str = r#"
@@ -96,14 +95,9 @@ exit 0
 "#;
 
 /// Removes an agent that is not what it should be.
-pub fn discard(root: Root, folder: &str, hash: &BlobHash) -> String {
+pub fn discard(root: Root, folder: &str, hash: &BlobHash) -> Remote {
     let path = format!("{folder}/{}", name(hash));
-    format!(
-        "exec {}rm -f {} {}",
-        root.prefix(),
-        quote(&path),
-        quote(&format!("{path}.part"))
-    )
+    Remote::as_root(root, &format!("exec rm -f {path} {path}.part"))
 }
 
 /// Returns the name of the agent's file.
@@ -180,14 +174,10 @@ fn is_plain_path(path: &str) -> bool {
 }
 
 impl Place {
-    /// Returns the command that runs the agent as root with these arguments.
-    pub fn command(&self, hash: &BlobHash, arguments: &str) -> String {
-        format!(
-            "exec {}{}/{} {arguments}",
-            self.root.prefix(),
-            self.folder,
-            name(hash)
-        )
+    /// Returns the command that runs the agent as root with these arguments, none of which is quoted.
+    pub fn command(&self, hash: &BlobHash, arguments: &str) -> Remote {
+        let script = format!("exec {}/{} {arguments}", self.folder, name(hash));
+        Remote::as_root(self.root, &script)
     }
 }
 

@@ -1,11 +1,13 @@
 //! One question to the bare machine: what are you, and what may be done here?
 //!
 //! The script is POSIX sh without single quotes, so that it passes through any login shell inside a pair of them, and uses
-//! no program beyond `uname id mkdir chmod rm`. Pure here: script out, answer in.
-
-use serde::{Deserialize, Serialize};
+//! no program beyond `uname id readlink` and those that make root. Pure here: script out, answer in.
 
 use landfall_proto::failure::Failure;
+use serde::{Deserialize, Serialize};
+
+use super::shell::Remote;
+use crate::local::child::printable;
 
 /// What a bare machine answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,9 @@ pub struct Machine {
     pub machine: String,
     /// User number of the login.
     pub uid: u32,
+    /// Its name; empty where the machine has none for it.
+    #[serde(default)]
+    pub user: String,
     /// `/proc/sys/kernel/random/boot_id`: another value means another boot. Empty where there is none.
     pub boot_id: String,
     /// `ID` of os-release.
@@ -24,10 +29,19 @@ pub struct Machine {
     pub variant: String,
     /// How root is reached.
     pub root: Option<Root>,
-    /// Programs that could make root, but want a password or a terminal.
-    pub locked: Vec<String>,
+    /// Programs that could make root, and did not do so when they were asked.
+    pub locked: Vec<Locked>,
     /// Where `/run/current-system` leads, on a NixOS.
     pub system: Option<String>,
+}
+
+/// A program that makes root, and did not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    /// `sudo` or `doas`.
+    pub program: String,
+    /// What it said, in one line.
+    pub said: String,
 }
 
 /// How root is reached after the login.
@@ -38,6 +52,8 @@ pub enum Root {
     Already,
     /// By `sudo -n`.
     Sudo,
+    /// By `sudo -S`, with a password that was found to be right.
+    SudoPassword,
     /// By `doas -n`.
     Doas,
 }
@@ -57,8 +73,17 @@ const MARK: &str = "landfall-probe-1";
 const END: &str = "landfall-probe-end";
 
 /// The question, for any login shell.
-pub fn script() -> String {
-    format!("exec sh -c '{SCRIPT}'")
+pub fn script() -> Remote {
+    Remote::plain(format!("exec sh -c '{SCRIPT}'"))
+}
+
+/// The words before a command that make root by a password on stdin: asked for anew each time, and without a prompt
+/// that would mix with what is said.
+const WITH_PASSWORD: &str = "sudo -S -k -p \"\" ";
+
+/// Tries the password on its stdin, and nothing else.
+pub fn try_password() -> Remote {
+    Remote::plain(format!("exec env LC_ALL=C {WITH_PASSWORD}true"))
 }
 
 const SCRIPT: &str = r#"
@@ -68,6 +93,7 @@ echo "kernel $(uname -s)"
 echo "machine $(uname -m)"
 uid=$(id -u)
 echo "uid $uid"
+echo "user $(id -un 2>/dev/null)"
 if [ -r /proc/sys/kernel/random/boot_id ]; then
   read -r x </proc/sys/kernel/random/boot_id
   echo "boot $x"
@@ -86,10 +112,12 @@ fi
 if [ "$uid" = 0 ]; then
   echo "root already"
 else
+  set -f
   for p in sudo doas; do
     if command -v $p >/dev/null 2>&1; then
-      if $p -n true </dev/null >/dev/null 2>&1; then echo "root $p"; break; fi
-      echo "locked $p"
+      k=; if [ $p = sudo ]; then k=-k; fi
+      if x=$(LC_ALL=C $p -n $k true 2>&1 </dev/null); then echo "root $p"; break; fi
+      echo "locked $p" $x
     fi
   done
 fi
@@ -118,6 +146,7 @@ pub fn read(stdout: &[u8]) -> Option<Machine> {
         kernel: one("kernel"),
         machine: one("machine"),
         uid: one("uid").parse().ok()?,
+        user: one("user"),
         boot_id: one("boot"),
         os_id: one("os"),
         variant: one("variant"),
@@ -127,7 +156,7 @@ pub fn read(stdout: &[u8]) -> Option<Machine> {
             "doas" => Some(Root::Doas),
             _ => None,
         },
-        locked: all("locked"),
+        locked: all("locked").iter().map(|line| Locked::of(line)).collect(),
         system: all("system").into_iter().find(|path| !path.is_empty()),
     })
 }
@@ -152,23 +181,130 @@ impl Machine {
         })
     }
 
-    /// Returns how root is reached, or says why it is not.
-    pub fn root(&self, host: &str) -> Result<Root, Failure> {
-        self.root.ok_or_else(|| {
-            let failure = Failure::new(format!("cannot become root on {host}")).code("LF0203");
-            let failure = match self.locked.first() {
-                Some(program) => failure.because(format!(
-                    "{program} does not allow it without a password (user number {})",
-                    self.uid
+    /// Whether root can be reached with a password that is not known yet.
+    pub fn wants_password(&self) -> bool {
+        let sudo = self.locked.iter().find(|locked| locked.program == "sudo");
+        self.root.is_none() && sudo.is_some_and(|sudo| lock(&sudo.said) == Lock::Password)
+    }
+
+    /// Says why nobody becomes root here without a password of theirs.
+    pub fn no_root(&self, host: &str) -> Failure {
+        let failure = Failure::new(format!("cannot become root on {host}")).code("LF0203");
+        let as_root = "log in as root: `root@HOST`";
+        let user = self.login();
+        let (failure, hint) = match self.locked.first() {
+            None => (
+                failure.because(format!("there is neither sudo nor doas for {user}")),
+                None,
+            ),
+            Some(Locked { program, said }) if program == "doas" => (
+                failure.because(format!(
+                    "doas does not let {user} without a password, which it reads from a terminal only: {said}"
                 )),
-                None => failure.because(format!(
-                    "there is neither sudo nor doas (user number {})",
-                    self.uid
-                )),
-            };
-            failure
-                .hint("log in as root: `root@HOST`, or allow the user `sudo -n` without a password")
-        })
+                Some(format!("allow it in /etc/doas.conf: `permit nopass {user}`")),
+            ),
+            Some(Locked { said, .. }) => match lock(said) {
+                Lock::Password => (
+                    failure.because(format!("sudo wants the password of {user}")),
+                    None,
+                ),
+                lock => (
+                    failure
+                        .because(lock.words(&user))
+                        .because(format!("sudo: {}", said.trim_start_matches("sudo: "))),
+                    lock.hint(&user),
+                ),
+            },
+        };
+        let failure = failure.hint(as_root);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+
+    /// Returns the name of the login, or its number.
+    pub fn login(&self) -> String {
+        match &*self.user {
+            "" => format!("user number {}", self.uid),
+            user => user.to_owned(),
+        }
+    }
+}
+
+impl Locked {
+    fn of(line: &str) -> Self {
+        let (program, said) = line.split_once(' ').unwrap_or((line, ""));
+        Self {
+            program: program.to_owned(),
+            said: printable(said.trim()),
+        }
+    }
+}
+
+/// What keeps sudo from making root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// It wants a password, or wants one that is right.
+    Password,
+    /// Its rules have no place for this user.
+    NotAllowed,
+    /// It works on a terminal only.
+    Terminal,
+    /// Something else, in its own words.
+    Other,
+}
+
+/// Reads what sudo said. Its words are those of sudo 1.8 to 1.9 and of sudo-rs, in English.
+pub fn lock(said: &str) -> Lock {
+    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if has(&["must have a tty", "tty is required"]) {
+        Lock::Terminal
+    } else if has(&[
+        "not in the sudoers file",
+        "may not run sudo",
+        "is not allowed to",
+        "I'm sorry",
+    ]) {
+        Lock::NotAllowed
+    } else if has(&[
+        "password is required",
+        "authentication is required",
+        "incorrect password",
+        "incorrect authentication",
+        "no password was provided",
+        "uthentication failed",
+    ]) {
+        Lock::Password
+    } else {
+        Lock::Other
+    }
+}
+
+impl Lock {
+    /// Says it in a few words.
+    pub fn words(self, user: &str) -> String {
+        match self {
+            Self::Password => format!("sudo wants the password of {user}"),
+            Self::NotAllowed => format!("the rules of sudo do not allow it to {user}"),
+            Self::Terminal => {
+                "sudo insists on a terminal, which a program cannot give it".to_owned()
+            }
+            Self::Other => format!("sudo does not let {user}"),
+        }
+    }
+
+    /// Says what can be done on the machine.
+    pub fn hint(self, user: &str) -> Option<String> {
+        match self {
+            Self::Password | Self::Other => None,
+            Self::NotAllowed => Some(format!(
+                "allow it in /etc/sudoers: `{user} ALL=(ALL) NOPASSWD: ALL`"
+            )),
+            Self::Terminal => Some(format!(
+                "add to /etc/sudoers: `Defaults:{user} !requiretty`"
+            )),
+        }
     }
 }
 
@@ -178,6 +314,7 @@ impl Root {
         match self {
             Self::Already => "",
             Self::Sudo => "sudo -n ",
+            Self::SudoPassword => WITH_PASSWORD,
             Self::Doas => "doas -n ",
         }
     }
@@ -219,15 +356,83 @@ mod tests {
     #[test]
     fn noise_of_login_scripts_is_passed_over() {
         let text = "Welcome!\nkernel FreeBSD\nlandfall-probe-1\nkernel Linux\nmachine x86_64\nuid 1000\n\
-                    boot abc\nos debian\nvariant \"installer\"\nlocked sudo\nlandfall-probe-end\nbye\n";
+                    boot abc\nos debian\nvariant \"installer\"\nuser op\n\
+                    locked sudo sudo: a password is required\nlandfall-probe-end\nbye\n";
         let machine = read(text.as_bytes()).unwrap();
         assert_eq!(machine.kernel, "Linux");
         assert_eq!(machine.variant, "installer");
         assert_eq!(machine.arch("h").unwrap(), Arch::X86_64);
-        let failure = machine.root("h").unwrap_err();
+        assert!(machine.wants_password());
         assert_eq!(
-            failure.causes,
-            ["sudo does not allow it without a password (user number 1000)"]
+            machine.no_root("h").causes,
+            ["sudo wants the password of op"]
+        );
+    }
+
+    #[track_caller]
+    fn refuses(answer: &str, causes: &[&str], hints: usize) {
+        let text = format!(
+            "landfall-probe-1\nkernel Linux\nuid 1000\nuser op\n{answer}\nlandfall-probe-end"
+        );
+        let machine = read(text.as_bytes()).unwrap();
+        assert!(!machine.wants_password(), "{machine:?}");
+        let failure = machine.no_root("h");
+        assert_eq!(failure.causes, causes);
+        assert_eq!(failure.hints.len(), hints, "{failure:?}");
+    }
+
+    #[test]
+    fn refusal_names_what_is_missing() {
+        refuses("", &["there is neither sudo nor doas for op"], 1);
+        refuses(
+            "locked doas doas: Authentication required",
+            &[
+                "doas does not let op without a password, which it reads from a terminal only: doas: Authentication required",
+            ],
+            2,
+        );
+        refuses(
+            "locked sudo sudo: sorry, you must have a tty to run sudo",
+            &[
+                "sudo insists on a terminal, which a program cannot give it",
+                "sudo: sorry, you must have a tty to run sudo",
+            ],
+            2,
+        );
+        refuses(
+            "locked sudo sudo: I'm sorry op. I'm afraid I can't do that",
+            &[
+                "the rules of sudo do not allow it to op",
+                "sudo: I'm sorry op. I'm afraid I can't do that",
+            ],
+            2,
+        );
+    }
+
+    #[test]
+    fn words_of_sudo_are_understood() {
+        let check = |said: &str, lock: Lock| assert_eq!(super::lock(said), lock, "{said}");
+        check("sudo: a password is required", Lock::Password);
+        check(
+            "sudo: interactive authentication is required",
+            Lock::Password,
+        );
+        check(
+            "sudo: no password was provided\nsudo: 1 incorrect password attempt",
+            Lock::Password,
+        );
+        check("sudo: Authentication failed, try again.", Lock::Password);
+        check(
+            "plain is not in the sudoers file.\nThis incident has been reported to the administrator.",
+            Lock::NotAllowed,
+        );
+        check(
+            "Sorry, user plain may not run sudo on target.",
+            Lock::NotAllowed,
+        );
+        check(
+            "sudo: account validation failure, is your account locked?",
+            Lock::Other,
         );
     }
 
@@ -255,6 +460,6 @@ mod tests {
             machine.arch("h").unwrap_err().causes,
             ["there is no agent for riscv64"]
         );
-        assert_eq!(machine.root("h"), Ok(Root::Already));
+        assert_eq!(machine.root, Some(Root::Already));
     }
 }

@@ -9,13 +9,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, ChildStdin, Command},
+};
 
 use super::{
+    askpass::{Asker, Ticket},
     classify::{self, SshError, Trouble},
+    shell::Remote,
     tunnel::Tunnel,
 };
-use crate::local::child::{self, Group, Tail};
+use crate::local::{
+    child::{self, Group, Tail},
+    secret::Secret,
+};
 
 /// How the host key is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +31,12 @@ enum HostKeys {
     /// Whichever key is shown is appended to the file.
     Look { log: PathBuf, trust: Trust },
     /// The key in this known_hosts file under this alias, and no other.
-    Pinned { file: PathBuf, alias: String },
-    /// The same, once the first key that is shown was written there.
-    First { file: PathBuf, alias: String },
+    Only {
+        file: PathBuf,
+        alias: String,
+        /// Whether the first key that is shown is written there.
+        first: bool,
+    },
 }
 
 /// Which key is good enough to log in while nothing is pinned yet.
@@ -49,8 +60,9 @@ pub struct Ssh {
     run_key: Option<PathBuf>,
     options: Vec<String>,
     host_keys: Option<HostKeys>,
-    terminal: bool,
-    environment: Vec<(OsString, OsString)>,
+    asker: Option<Asker>,
+    passwords: bool,
+    sudo: Option<Secret>,
 }
 
 /// What a remote command left behind.
@@ -75,8 +87,9 @@ impl Ssh {
             run_key: None,
             options: Vec::new(),
             host_keys: None,
-            terminal: false,
-            environment: Vec::new(),
+            asker: None,
+            passwords: true,
+            sudo: None,
         }
     }
 
@@ -108,46 +121,56 @@ impl Ssh {
         self
     }
 
-    /// Says whether ssh may ask on a terminal.
+    /// Lets somebody answer what ssh asks; without, it asks nothing.
     #[must_use]
-    pub fn terminal(mut self, terminal: bool) -> Self {
-        self.terminal = terminal;
+    pub fn asker(mut self, asker: Option<Asker>) -> Self {
+        self.asker = asker;
         self
     }
 
-    /// Sets variables of ssh's environment.
+    /// Logs in by keys only: whoever answers is not to hear a password.
     #[must_use]
-    pub fn environment(mut self, environment: Vec<(OsString, OsString)>) -> Self {
-        self.environment = environment;
+    pub fn without_passwords(mut self) -> Self {
+        self.passwords = false;
+        self
+    }
+
+    /// Becomes root with this password, where a command needs one.
+    #[must_use]
+    pub fn sudo(mut self, password: Option<Secret>) -> Self {
+        self.sudo = password;
         self
     }
 
     /// Trusts only the key that this file has under this alias.
     #[must_use]
     pub fn pinned(mut self, file: &Path, alias: &str) -> Self {
-        let alias = alias.to_owned();
-        self.host_keys = Some(HostKeys::Pinned {
+        self.host_keys = Some(HostKeys::Only {
             file: file.to_owned(),
-            alias,
+            alias: alias.to_owned(),
+            first: false,
         });
         self
     }
 
     /// Takes the first key that the machine shows under this alias, and from then on only that one, until
-    /// [`Self::forget_first`].
+    /// [`Self::forget_first`]. Nobody knows whose key that is: no password is given to it.
     #[must_use]
     pub fn accepting(mut self, file: &Path, alias: &str) -> Self {
-        let alias = alias.to_owned();
-        self.host_keys = Some(HostKeys::First {
+        self.host_keys = Some(HostKeys::Only {
             file: file.to_owned(),
-            alias,
+            alias: alias.to_owned(),
+            first: true,
         });
-        self
+        self.without_passwords()
     }
 
     /// Forgets the key that was taken because it was the first: it was somebody else's. Pinned ones stay.
     pub(super) fn forget_first(&self) {
-        if let Some(HostKeys::First { file, .. }) = &self.host_keys {
+        if let Some(HostKeys::Only {
+            file, first: true, ..
+        }) = &self.host_keys
+        {
             // none was taken, or the next try fails and says why
             let _ = std::fs::remove_file(file);
         }
@@ -167,9 +190,9 @@ impl Ssh {
         &self.destination
     }
 
-    /// Whether ssh may ask on a terminal.
+    /// Whether a person may be asked, which takes its time.
     pub fn asks(&self) -> bool {
-        self.terminal
+        self.asker.as_ref().is_some_and(Asker::has_person)
     }
 
     /// Returns ssh's arguments for running `remote` in the login shell.
@@ -179,16 +202,26 @@ impl Ssh {
         for (name, value) in self.host_key_options() {
             option(format!("{name}={value}"));
         }
+        let asker = self.asker.as_ref();
+        if !self.passwords {
+            option("PasswordAuthentication=no".to_owned());
+            option("KbdInteractiveAuthentication=no".to_owned());
+        } else if asker.is_some_and(|asker| !asker.has_person()) {
+            // what is known from the start is not more right the second time
+            option("NumberOfPasswordPrompts=1".to_owned());
+        }
         self.options.iter().cloned().for_each(&mut option);
         for (name, value) in DEFAULTS {
             option(format!("{name}={value}"));
         }
         // after the user's options, which may be less strict; before the configuration, which may not
         option("StrictHostKeyChecking=yes".to_owned());
-        if !self.terminal {
+        if asker.is_none() {
             option("BatchMode=yes".to_owned());
         }
-        if self.run_key.is_some() || !self.identities.is_empty() {
+        let named = self.run_key.is_some() || !self.identities.is_empty();
+        // a password that was given is meant: all the keys of a key agent before it would use up the tries
+        if named || asker.is_some_and(Asker::has_password) {
             option("IdentitiesOnly=yes".to_owned());
         }
         for key in self.run_key.iter().chain(&self.identities) {
@@ -206,16 +239,17 @@ impl Ssh {
     /// An error means that ssh failed; a command that failed has its status in the output. Dropping the future ends ssh.
     pub async fn run(
         &self,
-        remote: &str,
+        remote: &Remote,
         input: &[u8],
         deadline: Duration,
     ) -> Result<Output, SshError> {
-        let stdin = if input.is_empty() {
+        let opening = remote.opening(self.sudo.as_ref());
+        let stdin = if input.is_empty() && opening.is_none() {
             Stdio::null()
         } else {
             Stdio::piped()
         };
-        let mut child = self.spawn(remote, stdin)?;
+        let (mut child, ticket) = self.spawn(remote, stdin)?;
         let tail = Tail::default();
         let stderr = child.stderr.take().expect("stderr is piped");
         let mut stdout = child.stdout.take().expect("stdout is piped");
@@ -224,6 +258,9 @@ impl Ssh {
             let feed = async {
                 if let Some(mut stdin) = stdin {
                     // whoever does not read to the end says why by its status
+                    if let Some(opening) = opening {
+                        let _ = stdin.write_all(opening.expose()).await;
+                    }
                     let _ = stdin.write_all(input).await;
                     let _ = stdin.shutdown().await;
                 }
@@ -240,7 +277,7 @@ impl Ssh {
             Err(_) => return Err(self.trouble(Trouble::TimedOut, stderr)),
         };
         match classify::classify(&stderr, status.code()) {
-            Some(trouble) => Err(self.trouble(trouble, stderr)),
+            Some(trouble) => Err(self.trouble(Ticket::judge(ticket.as_ref(), trouble), stderr)),
             None => Ok(Output {
                 status: status.code(),
                 stdout,
@@ -250,24 +287,35 @@ impl Ssh {
     }
 
     /// Starts a command in the login shell and returns its standard streams as one connection.
-    pub fn tunnel(&self, remote: &str) -> Result<Tunnel, SshError> {
-        let child = self.spawn(remote, Stdio::piped())?;
-        let pinned = matches!(self.host_keys, Some(HostKeys::Pinned { .. }));
-        Ok(Tunnel::new(child, self.destination.clone(), pinned))
+    pub fn tunnel(&self, remote: &Remote) -> Result<Tunnel, SshError> {
+        let (mut child, ticket) = self.spawn(remote, Stdio::piped())?;
+        if let Some(opening) = remote.opening(self.sudo.as_ref()) {
+            let stdin = child.stdin.take().expect("stdin is piped");
+            let opened = open_with(stdin, &opening);
+            let opened = opened.map_err(|error| self.trouble(Trouble::Other, error.to_string()));
+            child.stdin = Some(opened?);
+        }
+        let destination = self.destination.clone();
+        Ok(Tunnel::new(child, destination, self.is_pinned(), ticket))
     }
 
-    fn spawn(&self, remote: &str, stdin: Stdio) -> Result<tokio::process::Child, SshError> {
+    fn spawn(&self, remote: &Remote, stdin: Stdio) -> Result<(Child, Option<Ticket>), SshError> {
         let mut command = Command::new(&self.program);
-        command.args(self.arguments(remote));
+        command.args(self.arguments(remote.line()));
         command
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         // messages are read by a program; keys and agents come from the rest of the environment
         command.env("LC_ALL", "C");
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         child::tie(&mut command, Group::Ours);
-        command.spawn().map_err(|error| {
+        let spawned = match &self.asker {
+            Some(asker) => asker
+                .spawn(&mut command)
+                .map(|(child, ticket)| (child, Some(ticket))),
+            None => command.spawn().map(|child| (child, None)),
+        };
+        spawned.map_err(|error| {
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             let trouble = if missing {
                 Trouble::NoProgram
@@ -278,9 +326,12 @@ impl Ssh {
         })
     }
 
+    fn is_pinned(&self) -> bool {
+        matches!(self.host_keys, Some(HostKeys::Only { first: false, .. }))
+    }
+
     fn trouble(&self, trouble: Trouble, said: String) -> SshError {
-        let pinned = matches!(self.host_keys, Some(HostKeys::Pinned { .. }));
-        let trouble = if pinned {
+        let trouble = if self.is_pinned() {
             trouble.when_pinned()
         } else {
             trouble
@@ -295,24 +346,18 @@ impl Ssh {
     fn host_key_options(&self) -> Vec<(&'static str, String)> {
         match &self.host_keys {
             None => vec![],
-            Some(HostKeys::Pinned { file, alias }) => vec![
-                ("UserKnownHostsFile", option_path(file)),
-                ("GlobalKnownHostsFile", "/dev/null".to_owned()),
-                ("KnownHostsCommand", "none".to_owned()),
-                ("StrictHostKeyChecking", "yes".to_owned()),
-                ("HostKeyAlias", alias.clone()),
-                ("VerifyHostKeyDNS", "no".to_owned()),
-                ("UpdateHostKeys", "no".to_owned()),
-            ],
-            Some(HostKeys::First { file, alias }) => vec![
-                ("UserKnownHostsFile", option_path(file)),
-                ("GlobalKnownHostsFile", "/dev/null".to_owned()),
-                ("KnownHostsCommand", "none".to_owned()),
-                ("StrictHostKeyChecking", "accept-new".to_owned()),
-                ("HostKeyAlias", alias.clone()),
-                ("VerifyHostKeyDNS", "no".to_owned()),
-                ("UpdateHostKeys", "no".to_owned()),
-            ],
+            Some(HostKeys::Only { file, alias, first }) => {
+                let strict = if *first { "accept-new" } else { "yes" };
+                vec![
+                    ("UserKnownHostsFile", option_path(file)),
+                    ("GlobalKnownHostsFile", "/dev/null".to_owned()),
+                    ("KnownHostsCommand", "none".to_owned()),
+                    ("StrictHostKeyChecking", strict.to_owned()),
+                    ("HostKeyAlias", alias.clone()),
+                    ("VerifyHostKeyDNS", "no".to_owned()),
+                    ("UpdateHostKeys", "no".to_owned()),
+                ]
+            }
             Some(HostKeys::Look { log, trust }) => look_options(log, trust),
         }
     }
@@ -359,6 +404,16 @@ const DEFAULTS: &[(&str, &str)] = &[
 /// Largest output of a command that is kept. Ours print less than 4 KiB; a login script may print anything.
 const STDOUT_MAX: usize = 1 << 20;
 
+/// Writes the first bytes of a tunnel, which its far side waits for before it says anything.
+///
+/// They are few: a pipe that is new takes them at once, whether somebody reads or not.
+fn open_with(stdin: ChildStdin, opening: &Secret) -> std::io::Result<ChildStdin> {
+    use std::io::Write;
+    let mut pipe = std::process::ChildStdin::from(stdin.into_owned_fd()?);
+    pipe.write_all(opening.expose())?;
+    ChildStdin::from_std(pipe)
+}
+
 async fn read_bounded(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
     use tokio::io::AsyncReadExt;
     let mut kept = Vec::new();
@@ -401,13 +456,6 @@ pub fn quote(word: &str) -> String {
         return word.to_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-/// Whether a destination can be handed to ssh: not empty, not an option, no spaces or control characters.
-pub fn is_destination(text: &str) -> bool {
-    !text.is_empty()
-        && !text.starts_with('-')
-        && !text.chars().any(|c| c.is_control() || c.is_whitespace())
 }
 
 /// Returns the host part of a destination, for names of folders.
@@ -468,13 +516,6 @@ mod tests {
         assert_eq!(quote("a b"), "'a b'");
         assert_eq!(quote("it's"), r"'it'\''s'");
         assert_eq!(quote(""), "''");
-    }
-
-    #[test]
-    fn option_is_no_destination() {
-        assert!(!is_destination("-oProxyCommand=x"));
-        assert!(!is_destination("a b"));
-        assert!(is_destination("root@fe80::1%eth0"));
     }
 
     #[test]

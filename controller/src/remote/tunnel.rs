@@ -17,7 +17,10 @@ use tokio::{
     sync::watch,
 };
 
-use super::classify::{self, SshError, Trouble};
+use super::{
+    askpass::Ticket,
+    classify::{self, SshError, Trouble},
+};
 use crate::local::child::Tail;
 
 /// The standard streams of an ssh child. Dropping it ends ssh.
@@ -44,12 +47,18 @@ pub struct Pulse {
 pub struct Fate {
     destination: String,
     pinned: bool,
+    ticket: Option<Arc<Ticket>>,
     tail: Tail,
     ended: watch::Receiver<Option<Option<i32>>>,
 }
 
 impl Tunnel {
-    pub(super) fn new(mut child: Child, destination: String, pinned: bool) -> Self {
+    pub(super) fn new(
+        mut child: Child,
+        destination: String,
+        pinned: bool,
+        ticket: Option<Ticket>,
+    ) -> Self {
         let stdin = Some(child.stdin.take().expect("stdin is piped"));
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
@@ -75,6 +84,7 @@ impl Tunnel {
         let fate = Fate {
             destination,
             pinned,
+            ticket: ticket.map(Arc::new),
             tail,
             ended: ended_rx,
         };
@@ -141,6 +151,7 @@ impl Fate {
             (None, Some(code)) if code != 0 => Trouble::Remote(code),
             (None, _) => Trouble::Lost,
         };
+        let trouble = Ticket::judge(self.ticket.as_deref(), trouble);
         let trouble = if self.pinned {
             trouble.when_pinned()
         } else {

@@ -12,10 +12,10 @@ use tokio::{
 use super::{
     classify::{SshError, Trouble},
     place::{self, Place},
-    probe::{self, Machine, Root},
+    probe::{self, Lock, Machine, Root},
     ssh::{Output, Ssh},
 };
-use crate::local::{agents::AgentFile, child::last_lines};
+use crate::local::{agents::AgentFile, child::last_lines, secret::Secret};
 
 /// One question and its answer; a login over a bad link takes a while, a prompt for a passphrase longer.
 const ASK: Duration = Duration::from_secs(60);
@@ -59,6 +59,21 @@ pub async fn probe(ssh: &Ssh) -> Result<Machine, Failure> {
             .code("LF0204");
         said(failure, &output)
     })
+}
+
+/// Tries a password on the machine's sudo, once. An error is ssh's; what keeps sudo from making root is told beside it.
+///
+/// Nothing follows the password: a wrong one cannot take anything else for a second try.
+pub async fn try_sudo(ssh: &Ssh, password: &Secret) -> Result<Result<(), (Lock, String)>, Failure> {
+    let line = password.line();
+    let output = ssh
+        .run(&probe::try_password(), line.expose(), patience(ssh))
+        .await?;
+    if output.status == Some(0) {
+        return Ok(Ok(()));
+    }
+    let said = last_lines(&output.stderr, 3).join(" · ");
+    Ok(Err((probe::lock(&output.stderr), said)))
 }
 
 /// Finds a place for the agent, and whether it is there already.

@@ -5,10 +5,18 @@ use std::{
     thread,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Screen, Shown};
-use crate::exit::printable;
+use crate::{
+    exit::printable,
+    local::{
+        secret::Secret,
+        terminal::{Hidden, Terminal},
+    },
+    remote::askpass::{Person, Question},
+};
 
 /// The terminal, left to whoever holds this. What is told meanwhile is shown afterwards.
 #[derive(Debug)]
@@ -25,10 +33,54 @@ impl Drop for Pause {
     }
 }
 
+/// Asks a person one question after the other, until it is dropped.
+#[derive(Debug)]
+pub struct Asking {
+    questions: mpsc::Sender<Person>,
+    hidden: Hidden,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Asking {
+    /// Returns where questions are taken.
+    pub fn questions(&self) -> mpsc::Sender<Person> {
+        self.questions.clone()
+    }
+
+    /// Asks, and waits for the answer; none where somebody does not want to give one.
+    pub async fn ask(&self, text: &str, echo: bool) -> Option<Secret> {
+        let (answer, answered) = oneshot::channel();
+        let text = text.to_owned();
+        let question = Question { text, echo, answer };
+        self.questions.send(Person::Asked(question)).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // the task ends a moment later, perhaps after this program
+        self.hidden.end();
+    }
+}
+
 impl Screen {
     /// Whether there is somebody to ask: stdin and stderr are a terminal.
     pub fn can_ask(&self) -> bool {
         io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Begins to ask for secrets, if there is a terminal where somebody could type them; stdin need not be it.
+    pub fn asking(&self) -> Option<Asking> {
+        let terminal = Terminal::open()?;
+        let hidden = terminal.hidden();
+        let (questions, asked) = mpsc::channel(1);
+        let task = tokio::spawn(attend(self.clone(), terminal, asked));
+        Some(Asking {
+            questions,
+            hidden,
+            _task: AbortOnDropHandle::new(task),
+        })
     }
 
     /// Takes the picture away until the answer is dropped.
@@ -58,6 +110,33 @@ impl Screen {
         };
         drop(pause);
         answer.is_some_and(|line| matches!(line.trim().to_ascii_lowercase().as_str(), "yes" | "y"))
+    }
+}
+
+async fn attend(screen: Screen, mut terminal: Terminal, mut asked: mpsc::Receiver<Person>) {
+    while let Some(person) = asked.recv().await {
+        match person {
+            Person::Told(text) => {
+                let _pause = screen.pause();
+                terminal.tell(&text);
+            }
+            Person::Asked(question) => {
+                let _pause = screen.pause();
+                let Question {
+                    text,
+                    echo,
+                    mut answer,
+                } = question;
+                let typed = tokio::select! {
+                    () = answer.closed() => None,
+                    typed = terminal.ask(&text, echo) => typed,
+                };
+                if let Some(typed) = typed {
+                    // whoever asked may have ended just now
+                    let _ = answer.send(typed);
+                }
+            }
+        }
     }
 }
 

@@ -30,7 +30,7 @@ use landfall_proto::{
 };
 
 pub use self::{
-    ask::Pause,
+    ask::{Asking, Pause},
     disks::{disks_table, machine_line},
     show::show,
 };
