@@ -22,7 +22,12 @@ const ROOMS: &[&str] = &[
 const ELSEWHERE: &[&str] = &["controller/src/explain/", "proto/engine/src/laws/"];
 
 /// Functions that begin a failure and leave its code to whoever called them.
-const NAMED_BY_CALLERS: &[&str] = &["controller/src/remote/wait.rs: late"];
+const NAMED_BY_CALLERS: &[&str] = &[
+    "controller/src/local/nix/hardware.rs: check_syntax",
+    "controller/src/phases/hardware.rs: check",
+    "controller/src/phases/hardware.rs: check_json",
+    "controller/src/remote/wait.rs: late",
+];
 
 #[test]
 fn every_code_has_a_page() {
@@ -112,6 +117,32 @@ fn code_is_explained_on_stdout() {
             && stderr.contains("`landfall explain LF0119`"),
         "{stderr}"
     );
+}
+
+#[test]
+fn pages_name_options_that_exist() {
+    let help = Command::new(binaries::controller())
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let known: BTreeSet<&str> = help
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+        .collect();
+    let mut wrong = Vec::new();
+    for page in explain::all() {
+        let texts = page.causes.iter().chain(&page.advice);
+        let typed = texts.flat_map(|text| text.split('`').skip(1).step_by(2));
+        for line in typed.filter(|line| line.contains("landfall …") || line.contains("landfall -"))
+        {
+            // what is handed through to another program is not ours
+            let ours = line.replace("--kexec-extra-flags --", "--kexec-extra-flags ");
+            let options = ours.split(' ').filter(|word| word.starts_with("--"));
+            let unknown = options.filter(|option| !known.contains(option));
+            wrong.extend(unknown.map(|option| format!("{}: {option}", page.code)));
+        }
+    }
+    none("options that do not exist", &wrong);
 }
 
 #[track_caller]

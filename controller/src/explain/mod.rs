@@ -41,7 +41,6 @@ const TEXTS: &[(&str, &str)] = &[
     ),
     ("The installed system", include_str!("pages/installed.txt")),
     ("Files and keys", include_str!("pages/files.txt")),
-    ("Becoming root", include_str!("pages/login.txt")),
     ("What is remembered", include_str!("pages/run.txt")),
     ("At work on the machine", include_str!("pages/target.txt")),
 ];
