@@ -9,8 +9,16 @@ use landfall_proto::failure::Failure;
 use crate::{
     desk::Desk,
     phases::{
-        connect::Connect, disko::Disko, install::Install, kexec::Kexec, preflight::Preflight,
-        prepare::Prepare, reboot::Reboot, verify::Verify,
+        build::Build,
+        connect::Connect,
+        disko::Disko,
+        hardware::Hardware,
+        install::Install,
+        kexec::Kexec,
+        preflight::Preflight,
+        prepare::{self, Prepare},
+        reboot::Reboot,
+        verify::Verify,
     },
     request::{Phase, Request},
 };
@@ -20,6 +28,8 @@ pub fn plan(request: &Request) -> Vec<&'static str> {
     let mut plan = vec!["connect", "preflight", "prepare"];
     let asked = |phase| request.phases.has(phase);
     plan.extend(asked(Phase::Kexec).then_some("kexec"));
+    plan.extend(request.hardware.is_some().then_some("hardware"));
+    plan.extend(prepare::builds_later(request).then_some("build"));
     plan.extend(asked(Phase::Disko).then_some("disko"));
     plan.extend(asked(Phase::Install).then_some("install"));
     plan.extend(asked(Phase::Reboot).then_some("reboot"));
@@ -38,7 +48,7 @@ pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> 
     let facts = run.step(&Preflight { desk }).await?;
 
     // everything that can fail here does so before the machine is touched
-    let prepared = run
+    let mut prepared = run
         .step(&Prepare {
             desk,
             facts: &facts,
@@ -48,6 +58,24 @@ pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> 
     if asked("kexec") {
         machine = run
             .step(&Kexec {
+                desk,
+                machine: &machine,
+                prepared: &prepared,
+            })
+            .await?;
+    }
+
+    // what the configuration lacked until now
+    if asked("hardware") {
+        run.step(&Hardware {
+            desk,
+            machine: &machine,
+        })
+        .await?;
+    }
+    if asked("build") {
+        prepared = run
+            .step(&Build {
                 desk,
                 machine: &machine,
                 prepared: &prepared,

@@ -29,11 +29,17 @@ impl Step for Disko<'_> {
     async fn run(&self, cx: &Context) -> Result<Done<()>, Failure> {
         self.machine.check_installer()?;
         self.desk.order(self.prepared.job()).await?;
+        self.entrust(cx).await?;
         if let Some(disko) = &self.prepared.disko {
             let socket = self.desk.store(StoreRoot::Installer).await?;
             self.desk
                 .nix()?
-                .copy_to(&socket.path(), &disko.script, cx)
+                .bring(
+                    &disko.script,
+                    &self.prepared.disko_origin,
+                    &socket.path(),
+                    cx,
+                )
                 .await?;
             self.desk.supply(Input::DiskoScript).await?;
         }
@@ -45,5 +51,20 @@ impl Step for Disko<'_> {
 
     async fn still_true(&self, _proof: &()) -> bool {
         self.desk.past.rebooted
+    }
+}
+
+impl Disko<'_> {
+    /// Hands the keys over, of which nothing but their places is written down anywhere.
+    async fn entrust(&self, cx: &Context) -> Result<(), Failure> {
+        let keys = self.desk.keys.lock().await;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for (path, key) in keys.iter() {
+            cx.waiting(format!("the key {path} to be handed over"));
+            self.desk.entrust(path, key).await?;
+        }
+        self.desk.supply(Input::Keys).await
     }
 }

@@ -34,10 +34,16 @@ impl Step for Install<'_> {
             let socket = self.desk.store(StoreRoot::Target).await?;
             self.desk
                 .nix()?
-                .copy_to(&socket.path(), &system.toplevel, cx)
+                .bring(
+                    &system.toplevel,
+                    &self.prepared.system_origin,
+                    &socket.path(),
+                    cx,
+                )
                 .await?;
-            if let Some((path, blob)) = self.prepared.extra_files() {
-                self.desk.send(path, &blob, cx).await?;
+            if let Some(archive) = &self.prepared.archive {
+                let path = archive.path.clone();
+                self.desk.send(path, &archive.blob, cx).await?;
             }
             self.desk.supply(Input::System).await?;
         }

@@ -10,6 +10,10 @@ pub mod prepare;
 
 pub mod kexec;
 
+pub mod hardware;
+
+pub mod build;
+
 pub mod disko;
 
 pub mod install;

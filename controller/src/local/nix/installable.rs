@@ -2,17 +2,43 @@
 
 use landfall_proto::failure::Failure;
 
+use super::Nix;
 use crate::request::Flake;
 
 /// Most configurations that are listed; more would hide the error.
 const LISTED: usize = 20;
+
+impl Nix {
+    /// Refuses a name that is not among the flake's configurations. Evaluates none of them.
+    pub async fn check_name(&self, flake: &Flake) -> Result<(), Failure> {
+        let Some(name) = configuration(flake) else {
+            return Ok(());
+        };
+        match self.names(flake).await {
+            Ok(names) if names.contains(&name) => Ok(()),
+            Ok(names) => Err(missing(flake, "", &names)),
+            Err(error) if error.lacks_attribute() => Err(missing(flake, "", &[])),
+            Err(error) => Err(error
+                .causes_of(Failure::new(format!("cannot evaluate {}", flake.uri)).code("LF0364"))),
+        }
+    }
+}
+
+/// Says that disko has nothing to do.
+pub(super) fn without_disks(failure: Failure) -> Failure {
+    failure
+        .hint("import the file with the disks: `modules = [ ./disk-config.nix … ]`")
+        .hint("see what the configuration has: `disko.devices.disk`")
+        .code("LF0363")
+}
 
 /// Says that an attribute is missing. `names` are the flake's configurations, empty when they are not known.
 pub(super) fn missing(flake: &Flake, attribute: &str, names: &[String]) -> Failure {
     let wanted = configuration(flake);
     if let Some(name) = names.iter().find(|name| wanted.as_ref() == Some(name)) {
         let failure = Failure::new(format!("cannot find {attribute} in {flake}"))
-            .because(format!("configuration {name} has no such attribute"));
+            .because(format!("configuration {name} has no such attribute"))
+            .code("LF0362");
         return if attribute.contains("disko") || attribute.ends_with("Script") {
             failure.hint("add disko's module to the configuration: `modules = [ disko.nixosModules.disko … ]`")
         } else {
@@ -21,8 +47,9 @@ pub(super) fn missing(flake: &Flake, attribute: &str, names: &[String]) -> Failu
     }
     let failure = match wanted {
         Some(name) => Failure::new(format!("cannot find {name} in {}", flake.uri))
-            .because("the flake has no such configuration"),
-        None => Failure::new(format!("cannot find {attribute} in {flake}")),
+            .because("the flake has no such configuration")
+            .code("LF0361"),
+        None => Failure::new(format!("cannot find {attribute} in {flake}")).code("LF0362"),
     };
     if names.is_empty() {
         return failure.hint(format!(

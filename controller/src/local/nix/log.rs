@@ -24,6 +24,7 @@ const BUILDS: u64 = 104;
 const BUILD: u64 = 105;
 const RESULT_BUILD_LOG: u64 = 101;
 const RESULT_PROGRESS: u64 = 105;
+const RESULT_EXPECTED: u64 = 106;
 const RESULT_POST_BUILD_LOG: u64 = 107;
 
 /// What a line means to a reader.
@@ -156,6 +157,11 @@ impl Log {
             } => self.progress(id, &fields),
             Action::Result {
                 id,
+                kind: RESULT_EXPECTED,
+                fields,
+            } => self.expected(id, &fields),
+            Action::Result {
+                id,
                 kind: RESULT_BUILD_LOG | RESULT_POST_BUILD_LOG,
                 fields,
             } => {
@@ -224,6 +230,20 @@ impl Log {
         builds.find(|build| first.contains(&build.derivation))
     }
 
+    /// Says how much a copy is, as NARs: what travels is compressed.
+    fn expected(&self, id: u64, fields: &[Value]) -> Vec<Said> {
+        let [kind, bytes, ..] = fields else {
+            return Vec::new();
+        };
+        match (kind.as_u64(), bytes.as_u64()) {
+            (Some(COPY_PATH), Some(bytes @ 1..)) if self.counted.contains_key(&id) => {
+                let megabytes = bytes as f64 / 1e6;
+                vec![Said::Line(format!("{megabytes:.1} MB to copy"))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
     fn progress(&mut self, id: u64, fields: &[Value]) -> Vec<Said> {
         let (Some(counted), [done, expected, ..]) = (self.counted.get_mut(&id), fields) else {
             return Vec::new();
@@ -266,24 +286,6 @@ fn lines(text: &str) -> impl Iterator<Item = String> {
     lines.into_iter()
 }
 
-/// Reads `nix path-info --recursive --json`: a list until nix 2.18, then a map by path, then one below `info`.
-pub(super) fn closure_size(json: &Value) -> Option<(u64, u64)> {
-    let json = json
-        .get("info")
-        .filter(|info| info.is_object())
-        .unwrap_or(json);
-    let entries: Vec<&Value> = match json {
-        Value::Array(list) => list.iter().collect(),
-        Value::Object(map) => map.values().collect(),
-        _ => return None,
-    };
-    let bytes: Option<u64> = entries
-        .iter()
-        .map(|entry| entry.get("narSize")?.as_u64())
-        .sum();
-    Some((entries.len() as u64, bytes?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,6 +317,7 @@ mod tests {
             said,
             [
                 Said::Line("copying 12 paths".into()),
+                Said::Line("51.2 MB to copy".into()),
                 Said::Progress { done: 0, total: 12 },
                 Said::Line("copying /nix/store/r0bab9r670hzk4m3kjijbmpnx4rm4pdi-busybox".into()),
                 Said::Progress { done: 1, total: 12 },
@@ -371,31 +374,5 @@ mod tests {
         let (_, said) =
             read("Host key verification failed.\n@nix {\"action\":\"dance\"}\n@nix {torn");
         assert_eq!(said, [Said::Line("Host key verification failed.".into())]);
-    }
-
-    #[test]
-    fn closure_is_measured_in_every_format() {
-        #[track_caller]
-        fn check(json: &str, expected: Option<(u64, u64)>) {
-            assert_eq!(
-                closure_size(&serde_json::from_str(json).unwrap()),
-                expected,
-                "{json}"
-            );
-        }
-        check(
-            r#"[{"path":"/nix/store/a","narSize":3},{"path":"/nix/store/b","narSize":4}]"#,
-            Some((2, 7)),
-        );
-        check(
-            r#"{"/nix/store/a":{"narSize":3},"/nix/store/b":{"narSize":4}}"#,
-            Some((2, 7)),
-        );
-        check(
-            r#"{"version":2,"storeDir":"/nix/store","info":{"a":{"narSize":3}}}"#,
-            Some((1, 3)),
-        );
-        check(r#"{"/nix/store/a":null}"#, None);
-        check("3", None);
     }
 }

@@ -1,19 +1,29 @@
 //! The operator's nix: evaluates, builds, looks into the store, copies to another one.
 //!
-//! Runs the user's own program with the user's own settings and environment. Never talks to the target: a copy goes to
-//! a socket, whatever is behind it. What nix says while it works is read in [`log`].
+//! Runs the user's own program with the user's own settings and environment. Never talks to the target: a copy, or a
+//! build on the target, goes to a socket, whatever is behind it. What nix says while it works is read in [`log`]; start
+//! reading at [`build`].
 
+mod build;
+mod configuration;
+mod copy;
+mod hardware;
 mod installable;
 mod log;
+mod place;
 mod run;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use engine::step::Context;
-use landfall_proto::{failure::Failure, order::StorePath};
+use landfall_proto::failure::Failure;
 use serde_json::Value;
 
 use self::run::Call;
+pub use self::{
+    build::{Derivation, Origin},
+    configuration::{Devices, KeyKind, KeyUse},
+};
 use crate::request::{Flake, NixOptions};
 
 /// The nix of this machine.
@@ -31,35 +41,10 @@ impl Nix {
         let Some(program) = candidates.find(|candidate| candidate.is_file()) else {
             return Err(Failure::new("cannot find nix")
                 .because("looking for `nix` in the folders of PATH")
-                .hint("install it from https://nixos.org/download, or open a new shell if you just did"));
+                .hint("install it from https://nixos.org/download, or open a new shell if you just did")
+                .code("LF0360"));
         };
         Ok(Self { options, program })
-    }
-
-    /// Builds an attribute below the configuration's `config`, such as `system.build.toplevel`.
-    pub async fn build(
-        &self,
-        flake: &Flake,
-        attribute: &str,
-        cx: &Context,
-    ) -> Result<StorePath, Failure> {
-        let installable = flake.attribute(attribute);
-        let mut call = self.call("build", Some(cx));
-        call.args(["--no-link", "--print-out-paths", "--no-write-lock-file"]);
-        self.build_logs(&mut call);
-        let headline = format!("cannot build {attribute} of {flake}");
-        let out = match call.run([installable.as_str()]).await {
-            Ok(out) => out,
-            Err(error) => return Err(self.explained(flake, attribute, headline, error).await),
-        };
-        let text = String::from_utf8_lossy(&out);
-        let paths: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-        let [path] = paths[..] else {
-            return Err(Failure::new(headline)
-                .because(format!("nix names {} outputs instead of one", paths.len())));
-        };
-        path.parse()
-            .map_err(|error| Failure::new(headline).caused_by(&error))
     }
 
     /// Evaluates an attribute below the configuration's `config`, after `apply` where it is given.
@@ -75,73 +60,9 @@ impl Nix {
             .eval(&flake.attribute(attribute), apply, Some(cx))
             .await
         {
-            Ok(out) => serde_json::from_slice(&out).map_err(|error| {
-                Failure::new(headline)
-                    .because("parsing JSON of nix eval")
-                    .caused_by(&error)
-            }),
+            Ok(out) => parsed(&out, headline, "eval"),
             Err(error) => Err(self.explained(flake, attribute, headline, error).await),
         }
-    }
-
-    /// Returns the store path that a path leads to, checked to be whole in the local store.
-    pub async fn check_path(&self, path: &Path) -> Result<StorePath, Failure> {
-        let cannot = || {
-            Failure::new(format!("cannot use {}", path.display()))
-                .hint("name what `nix build --print-out-paths` printed")
-        };
-        let resolved = tokio::fs::canonicalize(path).await;
-        let resolved = resolved.map_err(|error| {
-            cannot()
-                .because(format!("following {}", path.display()))
-                .caused_by(&error)
-        })?;
-        let store_path: StorePath = resolved
-            .to_string_lossy()
-            .into_owned()
-            .try_into()
-            .map_err(|error| cannot().caused_by(&error))?;
-        let mut call = self.call("path-info", None);
-        match call.run([store_path.as_str()]).await {
-            Ok(_) => Ok(store_path),
-            Err(error) => Err(error.causes_of(cannot())),
-        }
-    }
-
-    /// Returns the number of paths in a closure of the local store, and their size in bytes as NARs.
-    pub async fn closure_size(&self, path: &StorePath) -> Result<(u64, u64), Failure> {
-        let headline = || Failure::new(format!("cannot tell the size of {path}"));
-        let mut call = self.call("path-info", None);
-        call.args(["--recursive", "--json"]);
-        let out = call
-            .run([path.as_str()])
-            .await
-            .map_err(|error| error.causes_of(headline()))?;
-        let value: Value = serde_json::from_slice(&out).map_err(|error| {
-            headline()
-                .because("parsing JSON of nix path-info")
-                .caused_by(&error)
-        })?;
-        log::closure_size(&value)
-            .ok_or_else(|| headline().because("reading `narSize` in the JSON of nix path-info"))
-    }
-
-    /// Copies a closure to the store whose daemon listens on a socket; what is there already is left out.
-    ///
-    /// Signatures are not asked for: the store belongs to the machine that is being installed.
-    pub async fn copy_to(
-        &self,
-        socket: &Path,
-        path: &StorePath,
-        cx: &Context,
-    ) -> Result<(), Failure> {
-        let mut call = self.call("copy", Some(cx));
-        call.args(["--no-check-sigs", "--substitute-on-destination", "--to"]);
-        call.args([format!("unix://{}", socket.display())]);
-        let copied = call.run([path.as_str()]).await;
-        copied
-            .map(drop)
-            .map_err(|error| error.causes_of(Failure::new(format!("cannot copy {path}"))))
     }
 
     async fn eval(
@@ -166,28 +87,30 @@ impl Nix {
         headline: String,
         error: run::Error,
     ) -> Failure {
-        if !error.lacks_attribute() {
-            let failure = error.causes_of(Failure::new(headline));
-            return match failure.hints.is_empty() {
-                true => failure.hint(format!(
-                    "see whether nix finds it: `nix flake show {}`",
-                    flake.uri
-                )),
-                false => failure,
-            };
+        if error.lacks_attribute() {
+            let names = self.names(flake).await.unwrap_or_default();
+            return installable::missing(flake, attribute, &names);
         }
-        let names = self
-            .eval(
-                &format!("{}#nixosConfigurations", flake.uri),
-                Some("builtins.attrNames"),
-                None,
-            )
-            .await;
-        let names: Vec<String> = names
-            .ok()
-            .and_then(|out| serde_json::from_slice(&out).ok())
-            .unwrap_or_default();
-        installable::missing(flake, attribute, &names)
+        let no_disks = error.says("No disks defined");
+        let failure = error.causes_of(Failure::new(headline));
+        if no_disks {
+            return installable::without_disks(failure);
+        }
+        let failure = match failure.hints.is_empty() {
+            true => failure.hint(format!(
+                "see whether nix finds it: `nix flake show {}`",
+                flake.uri
+            )),
+            false => failure,
+        };
+        failure.code("LF0364")
+    }
+
+    /// Returns the names of the flake's configurations. Evaluates none of them.
+    async fn names(&self, flake: &Flake) -> Result<Vec<String>, run::Error> {
+        let all = format!("{}#nixosConfigurations", flake.uri);
+        let out = self.eval(&all, Some("builtins.attrNames"), None).await?;
+        Ok(serde_json::from_slice(&out).unwrap_or_default())
     }
 
     fn build_logs(&self, call: &mut Call<'_>) {
@@ -206,4 +129,14 @@ impl Nix {
         }
         call
     }
+}
+
+fn parsed(json: &[u8], headline: String, verb: &str) -> Result<Value, Failure> {
+    serde_json::from_slice(json).map_err(|error| {
+        Failure::new(headline)
+            .because(format!("parsing JSON of nix {verb}"))
+            .caused_by(&error)
+            .hint("see which nix it is: `nix --version`")
+            .code("LF0370")
+    })
 }

@@ -46,10 +46,12 @@ pub(super) enum Error {
 }
 
 impl<'a> Call<'a> {
+    /// Makes a call of a verb of one word or two, such as `config show`.
     pub(super) fn new(program: &Path, verb: &'static str, cx: Option<&'a Context>) -> Self {
         let mut command = Command::new(program);
-        command.args(["--extra-experimental-features", "nix-command flakes", verb]);
+        command.args(["--extra-experimental-features", "nix-command flakes"]);
         command.args(["--log-format", "internal-json"]);
+        command.args(verb.split(' '));
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -72,11 +74,15 @@ impl<'a> Call<'a> {
     }
 
     /// Runs it on installables and returns what it wrote to stdout. Dropped half way, everything it started is killed.
+    ///
+    /// Installables are never taken for options, whatever they begin with.
     pub(super) async fn run<const N: usize>(
         &mut self,
         installables: [&str; N],
     ) -> Result<Vec<u8>, Error> {
-        self.command.arg("--").args(installables);
+        if N > 0 {
+            self.command.arg("--").args(installables);
+        }
         let mut child = self.command.spawn().map_err(Error::Program)?;
         let mut guard = GroupGuard::new(&child);
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -135,8 +141,13 @@ impl<'a> Call<'a> {
 impl Error {
     /// Whether a flake lacks the attribute that was asked for.
     pub(super) fn lacks_attribute(&self) -> bool {
+        self.says("does not provide attribute")
+    }
+
+    /// Whether one of nix's errors contains these words.
+    pub(super) fn says(&self, words: &str) -> bool {
         matches!(self, Self::Ended { errors, .. }
-            if errors.iter().any(|error| error.contains("does not provide attribute")))
+            if errors.iter().any(|error| error.contains(words)))
     }
 
     /// Puts the causes below a headline.

@@ -1,0 +1,64 @@
+//! The image of the installer: found, fetched where it is elsewhere, and checked to be one.
+
+use std::path::PathBuf;
+
+use landfall_proto::{failure::Failure, order::Blob};
+use serde::{Deserialize, Serialize};
+
+use super::Bench;
+use crate::{
+    local::image,
+    request::{Image, Phase},
+};
+
+/// A kexec image on this machine, checked to be whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KexecImage {
+    /// The file.
+    pub path: PathBuf,
+    /// Its hash and size.
+    pub blob: Blob,
+}
+
+impl Bench<'_> {
+    /// Finds the kexec image, fetches it where it is elsewhere, and checks that it is one.
+    pub(super) async fn image(&self) -> Result<Option<KexecImage>, Failure> {
+        let request = &self.desk.request;
+        let needed =
+            request.phases.has(Phase::Kexec) && (!self.facts.installer || request.kexec.force);
+        if !needed {
+            return Ok(None);
+        }
+        let path = match &request.kexec.image {
+            Image::File(path) => path.clone(),
+            Image::Url(url) => image::fetch(url, self.cx).await?,
+            Image::Default => {
+                let url = Image::stock(&self.facts.arch).ok_or_else(|| {
+                    Failure::new(format!("cannot find a kexec image for {}", self.facts.arch))
+                        .because("there are stock images for x86_64 and aarch64 only")
+                        .hint("name one of your own: `--kexec FILE`")
+                        .code("LF0340")
+                })?;
+                image::fetch(&url, self.cx).await?
+            }
+        };
+        self.cx.waiting("the kexec image to be checked");
+        let image = image::check(&path).await?;
+        // the image in the spool, unpacked, and the same again in the kernel's hands
+        let needed = image.blob.size + 2 * (image.unpacked.kernel + image.unpacked.initrd);
+        if self.facts.memory_available < needed {
+            return Err(Failure::new("cannot boot the installer from memory")
+                .because(format!(
+                    "the image needs {} MiB to be loaded, and {} MiB are free",
+                    needed >> 20,
+                    self.facts.memory_available >> 20
+                ))
+                .hint("stop what uses memory on the machine, or boot an installer from a medium")
+                .code("LF0341"));
+        }
+        Ok(Some(KexecImage {
+            path: image.path,
+            blob: image.blob,
+        }))
+    }
+}

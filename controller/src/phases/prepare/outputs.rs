@@ -1,0 +1,246 @@
+//! From the configuration to what is ordered: evaluated here, built where it can be.
+
+use landfall_proto::{
+    failure::Failure,
+    order::{DiskoMode, NixSettings, StorePath},
+};
+
+use super::Bench;
+use crate::{
+    local::nix::{Derivation, Nix, Origin},
+    request::{BuildOn, Flake, Phase, Source},
+};
+
+const SYSTEM: &str = "system.build.toplevel";
+
+/// What is to be installed, evaluated and not yet built.
+#[derive(Debug, Clone)]
+pub(in crate::phases) struct Evaluated {
+    disko: Option<Made>,
+    system: Option<Made>,
+}
+
+/// One of the two things that are installed.
+#[derive(Debug, Clone)]
+enum Made {
+    /// It is in a store already.
+    Before(StorePath),
+    /// It has to be built.
+    Now(Derivation),
+}
+
+/// What is to be installed, and where each comes from.
+#[derive(Debug, Clone, Default)]
+pub(in crate::phases) struct Outputs {
+    pub(in crate::phases) disko: Option<(StorePath, Origin)>,
+    pub(in crate::phases) system: Option<(StorePath, Origin)>,
+}
+
+impl Bench<'_> {
+    /// Evaluates what the phases need. Everything that is wrong with the configuration shows here.
+    pub(in crate::phases) async fn evaluate(&self) -> Result<Evaluated, Failure> {
+        let request = &self.desk.request;
+        let mut evaluated = Evaluated {
+            disko: None,
+            system: None,
+        };
+        if request.phases.has(Phase::Disko) {
+            let script = script(request.disko_mode, request.disko_deps);
+            evaluated.disko = Some(self.made(&script).await?);
+        }
+        if request.phases.has(Phase::Install) {
+            evaluated.system = Some(self.made(SYSTEM).await?);
+        }
+        Ok(evaluated)
+    }
+
+    /// Evaluates what can be while the hardware configuration is not there yet: whether there is such a configuration.
+    pub(super) async fn look_ahead(&self) -> Result<(), Failure> {
+        match &self.desk.request.source {
+            Some(Source::Flake(flake)) => self.desk.nix()?.check_name(flake).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn made(&self, attribute: &str) -> Result<Made, Failure> {
+        let nix = self.desk.nix()?;
+        match &self.desk.request.source {
+            Some(Source::Flake(flake)) => {
+                self.cx.waiting(format!("{attribute} to be evaluated"));
+                let derivation = nix.derivation(flake, attribute, self.cx).await?;
+                Ok(Made::Now(derivation))
+            }
+            Some(Source::StorePaths { disko, system }) => {
+                let path = if attribute == SYSTEM { system } else { disko };
+                Ok(Made::Before(nix.check_path(path).await?))
+            }
+            None => Err(Failure::new("cannot tell what to install").code("LF0413")),
+        }
+    }
+
+    /// Builds what is built here, and decides what is built on the machine.
+    pub(in crate::phases) async fn build(
+        &mut self,
+        evaluated: Evaluated,
+    ) -> Result<Outputs, Failure> {
+        let nix = self.desk.nix()?;
+        let first = [&evaluated.system, &evaluated.disko];
+        let there = match first.into_iter().flatten().find_map(Made::derivation) {
+            Some(derivation) => self.builds_there(&nix, &derivation.system).await?,
+            None => false,
+        };
+        let mut outputs = Outputs::default();
+        if let Some(made) = evaluated.disko {
+            outputs.disko = Some(self.output(&nix, made, there).await?);
+        }
+        if let Some(made) = evaluated.system {
+            outputs.system = Some(self.output(&nix, made, there).await?);
+        }
+        Ok(outputs)
+    }
+
+    async fn output(
+        &self,
+        nix: &Nix,
+        made: Made,
+        there: bool,
+    ) -> Result<(StorePath, Origin), Failure> {
+        let derivation = match made {
+            Made::Before(path) => return Ok((path, Origin::Copied)),
+            Made::Now(derivation) => derivation,
+        };
+        if there {
+            let path = derivation.path.clone();
+            let path = path.ok_or_else(|| unknown(&derivation))?;
+            return Ok((path, Origin::BuiltThere(derivation)));
+        }
+        if nix.copies_from_elsewhere()
+            && let Some(path) = &derivation.path
+            && nix.has(path).await
+        {
+            return Ok((path.clone(), Origin::Copied));
+        }
+        self.cx.waiting(format!("{} to be built", derivation.drv));
+        let path = nix.realise(&derivation, self.cx).await?;
+        nix.check_source(&path).await?;
+        Ok((path, Origin::Copied))
+    }
+
+    /// Decides whether the machine builds for itself.
+    async fn builds_there(&mut self, nix: &Nix, system: &str) -> Result<bool, Failure> {
+        let machine = &self.facts.arch;
+        match self.desk.request.nix.build_on {
+            BuildOn::Local => Ok(false),
+            BuildOn::Remote => {
+                if !system.is_empty() && !runs(machine, system) {
+                    self.warnings.push(format!(
+                        "the configuration is built on {system}, and the machine is {machine}; continuing because `--build-on remote` asks for it"
+                    ));
+                }
+                Ok(true)
+            }
+            BuildOn::Auto if system.is_empty() => Ok(false),
+            BuildOn::Auto => {
+                if nix.can_build(system, self.cx).await {
+                    return Ok(false);
+                }
+                if runs(machine, system) {
+                    self.desk.screen.note(&format!(
+                        "the machine builds for itself: neither this one nor its builders build for {system}"
+                    ));
+                    return Ok(true);
+                }
+                Err(Failure::new(format!("cannot find where to build for {system}"))
+                    .because(format!(
+                        "neither this machine nor its builders do, and the machine to install is {machine}"
+                    ))
+                    .hint("name a builder: `--option builders 'ssh://HOST SYSTEM'`")
+                    .hint("build it elsewhere, and name the results: `--store-paths DISKO SYSTEM`")
+                    .code("LF0371"))
+            }
+        }
+    }
+
+    /// Evaluates from where the installer's nix may fetch; failing to is no reason to stop.
+    pub(in crate::phases) async fn caches(&mut self) -> NixSettings {
+        let options = &self.desk.request.nix;
+        let wanted = options.machine_substituters && options.substitute;
+        let Some(flake) = self.flake().filter(|_| wanted) else {
+            return NixSettings::default();
+        };
+        let caches = match self.desk.nix() {
+            Ok(nix) => nix.caches(flake, self.cx).await,
+            Err(failure) => Err(failure),
+        };
+        caches.unwrap_or_else(|failure| {
+            self.warnings.push(format!(
+                "{failure}; continuing because the installer fetches from the caches that it knows"
+            ));
+            NixSettings::default()
+        })
+    }
+
+    /// Returns the configuration, where something is built from one.
+    fn flake(&self) -> Option<&Flake> {
+        let request = &self.desk.request;
+        let builds = request.phases.has(Phase::Disko) || request.phases.has(Phase::Install);
+        match &request.source {
+            Some(Source::Flake(flake)) if builds => Some(flake),
+            _ => None,
+        }
+    }
+}
+
+impl Made {
+    fn derivation(&self) -> Option<&Derivation> {
+        match self {
+            Self::Now(derivation) => Some(derivation),
+            Self::Before(_) => None,
+        }
+    }
+}
+
+/// Returns the attribute of the script that disko makes for a mode, with its programs or without.
+fn script(mode: DiskoMode, deps: bool) -> String {
+    let mode = match mode {
+        DiskoMode::Disko => "disko",
+        DiskoMode::Format => "format",
+        DiskoMode::Mount => "mount",
+    };
+    let deps = if deps { "" } else { "NoDeps" };
+    format!("system.build.{mode}Script{deps}")
+}
+
+/// Whether a machine with this processor runs builders for a system, as far as its kernel is concerned.
+fn runs(machine: &str, system: &str) -> bool {
+    system == format!("{machine}-linux") || (machine == "x86_64" && system == "i686-linux")
+}
+
+fn unknown(derivation: &Derivation) -> Failure {
+    Failure::new(format!("cannot order {}", derivation.drv))
+        .because("where it will be is known only once it is built")
+        .hint("build it here: `--build-on local`")
+        .code("LF0372")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn script_is_chosen_by_mode_and_dependencies() {
+        assert_eq!(script(DiskoMode::Disko, true), "system.build.diskoScript");
+        assert_eq!(script(DiskoMode::Mount, true), "system.build.mountScript");
+        assert_eq!(
+            script(DiskoMode::Format, false),
+            "system.build.formatScriptNoDeps"
+        );
+    }
+
+    #[test]
+    fn machine_builds_for_its_own_processor() {
+        assert!(runs("x86_64", "x86_64-linux") && runs("x86_64", "i686-linux"));
+        assert!(runs("aarch64", "aarch64-linux"));
+        assert!(!runs("x86_64", "aarch64-linux") && !runs("x86_64", "x86_64-darwin"));
+    }
+}
