@@ -8,7 +8,10 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use landfall_agent::{machine::initrd, serve, tunnel};
+use landfall_agent::{
+    machine::{Machine, detach, initrd},
+    serve, tunnel,
+};
 use landfall_proto::failure::Failure;
 
 /// Works for landfall on the machine that is being installed
@@ -41,6 +44,15 @@ enum Command {
         /// Directory of the agent, in memory
         #[arg(long, default_value = "/run/landfall")]
         dir: PathBuf,
+    },
+    /// Look at the machine and print what is seen as JSON; nothing is changed, and nobody is disturbed
+    Facts {
+        /// Directory of the agent that may be at work
+        #[arg(long, default_value = "/run/landfall")]
+        dir: PathBuf,
+        /// Take the own program off afterwards, unless an agent is at work
+        #[arg(long)]
+        leave: bool,
     },
     /// Print version, protocols and hash as JSON
     Version,
@@ -94,6 +106,16 @@ fn run(command: Command) -> Result<(), Failure> {
             print(&runtime()?.block_on(serve::spawn(&dir, &credentials))?)
         }
         Command::Proxy { dir } => tunnel::proxy(&dir),
+        Command::Facts { dir, leave } => {
+            let machine = Machine::real(dir);
+            let printed = print(&runtime()?.block_on(machine.facts()));
+            // it may run from the very same file
+            let at_work = || machine.occupied().is_some_and(|other| other.alive);
+            if leave && !at_work() {
+                detach::remove_own_program();
+            }
+            printed
+        }
         Command::Version => print(&serve::identity()?),
     }
 }

@@ -24,7 +24,6 @@ pub mod kmsg;
 mod launch;
 pub mod lock;
 pub mod mounts;
-mod network;
 pub mod nix;
 pub mod reboot;
 mod script;

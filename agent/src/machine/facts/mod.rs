@@ -1,8 +1,13 @@
 //! Looks at the machine and tells what it sees. Changes nothing.
 
-use landfall_proto::facts::{Facts, Firmware};
+mod kernel;
+mod netlink;
+mod network;
+mod occupied;
 
-use super::{Machine, TARGET, command::PATH};
+use landfall_proto::facts::{Facts, Firmware, Space};
+
+use super::{Machine, TARGET, command::PATH, files, here::wall_clock};
 
 /// Programs whose presence decides what can be done, or how.
 const PROGRAMS: &[&str] = &[
@@ -90,14 +95,14 @@ impl Machine {
         let text = |value: &std::ffi::OsStr| value.to_string_lossy().into_owned();
         let release = self.os_release();
         let memory = self.read("/proc/meminfo").unwrap_or_default();
+        let kernel = uname
+            .as_ref()
+            .map(|name| text(name.release()))
+            .unwrap_or_default();
         Facts {
             arch: uname
                 .as_ref()
                 .map(|name| text(name.machine()))
-                .unwrap_or_default(),
-            kernel: uname
-                .as_ref()
-                .map(|name| text(name.release()))
                 .unwrap_or_default(),
             os_id: os_release(&release, "ID").unwrap_or_default(),
             os_name: os_release(&release, "PRETTY_NAME").unwrap_or_default(),
@@ -107,14 +112,33 @@ impl Machine {
             systemd: self.at("/run/systemd/system").is_dir(),
             container: self.container(),
             hypervisor: self.hypervisor(),
+            xen: self.xen(),
+            board: self.read("/proc/device-tree/model"),
+            cpus: self.cpus(),
+            clock: Some(wall_clock()).filter(|seconds| *seconds > 0),
             firmware: self.firmware(),
             secure_boot: self.secure_boot(),
             lockdown: self.lockdown(),
             kexec_load_disabled: self.kexec_load_disabled(),
+            kexec_supported: self.kexec_supported(),
+            kexec_options: self.kexec_options(&kernel),
+            ima_signed_kernels: self.ima_signed_kernels(),
+            kcore: self
+                .at("/proc")
+                .is_dir()
+                .then(|| self.at("/proc/kcore").exists()),
+            kernel,
             memory_total: meminfo(&memory, "MemTotal"),
             memory_available: meminfo(&memory, "MemAvailable"),
+            swap_total: memory
+                .contains("SwapTotal:")
+                .then(|| meminfo(&memory, "SwapTotal")),
+            spool: self.spool_space(),
             disks: Vec::new(),
             interfaces: self.interfaces(),
+            routes: self.routes(),
+            extra_rules: self.extra_rules(),
+            nameservers: self.nameservers(),
             programs: PROGRAMS
                 .iter()
                 .filter(|name| self.program(name).is_some())
@@ -122,6 +146,7 @@ impl Machine {
                 .collect(),
             mounts: self.mounts_below(TARGET).iter().map(Into::into).collect(),
             host_keys: self.public_host_keys(),
+            occupied: self.occupied(),
         }
     }
 
@@ -149,16 +174,6 @@ impl Machine {
         nix::unistd::geteuid().is_root() && capabilities.is_some_and(|has| has & NEEDED == NEEDED)
     }
 
-    fn container(&self) -> Option<String> {
-        self.read("/run/systemd/container").or_else(|| {
-            let environ = self.read("/proc/1/environ")?;
-            let found = environ
-                .split('\0')
-                .find_map(|entry| entry.strip_prefix("container="));
-            found.filter(|kind| !kind.is_empty()).map(str::to_owned)
-        })
-    }
-
     fn hypervisor(&self) -> Option<String> {
         let cpu = self.read("/proc/cpuinfo").unwrap_or_default();
         let flags = cpu.lines().find(|line| line.starts_with("flags"));
@@ -175,6 +190,23 @@ impl Machine {
         let name = format!("{} {}", dmi("sys_vendor"), dmi("product_name"));
         let name = name.trim();
         Some(if name.is_empty() { "unknown" } else { name }.to_owned())
+    }
+
+    /// Returns how much room there is where the agent's directory is, or would be made.
+    fn spool_space(&self) -> Option<Space> {
+        let exists = self.dir().ancestors().find(|path| path.is_dir())?;
+        let path = exists.to_str()?.to_owned();
+        let mounts = self.mounts();
+        let under = mounts
+            .iter()
+            .filter(|mount| exists.starts_with(&mount.target));
+        // of those on one place the last is seen
+        let under = under.max_by_key(|mount| mount.target.components().count());
+        Some(Space {
+            free: files::free(exists).ok()?,
+            kind: under.map(|mount| mount.kind.clone()).unwrap_or_default(),
+            path,
+        })
     }
 
     fn secure_boot(&self) -> Option<bool> {
@@ -232,9 +264,9 @@ mod tests {
     #[test]
     fn installer_is_known_by_its_variant() {
         let check = |text: &str, expected: bool| assert_eq!(is_installer(text), expected, "{text}");
-        check(include_str!("testdata/os-release/nixos-installer"), true);
-        check(include_str!("testdata/os-release/nixos"), false);
-        check(include_str!("testdata/os-release/debian"), false);
+        check(include_str!("../testdata/os-release/nixos-installer"), true);
+        check(include_str!("../testdata/os-release/nixos"), false);
+        check(include_str!("../testdata/os-release/debian"), false);
         check("ID=fedora\nVARIANT_ID=installer\n", false);
         check(
             "ID=mine\nID_LIKE=\"x nixos\"\nVARIANT_ID='installer'\n",
@@ -244,7 +276,7 @@ mod tests {
 
     #[test]
     fn names_of_systems_lose_their_quotes() {
-        let text = include_str!("testdata/os-release/debian");
+        let text = include_str!("../testdata/os-release/debian");
         assert_eq!(os_release(text, "ID").as_deref(), Some("debian"));
         assert_eq!(
             os_release(text, "PRETTY_NAME").as_deref(),
