@@ -11,6 +11,8 @@ pub mod story;
 
 pub mod phases;
 
+pub mod check;
+
 pub mod desk;
 
 pub mod exit;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use landfall::{
+    check,
     cli::{self, Environment, Stop, Task, pages},
     exit::{self, Ended, Exit},
     explain,
@@ -55,7 +56,7 @@ fn page_of(words: &str) -> String {
 fn perform(task: Task) -> Exit {
     match task {
         Task::Install(request) => run(operate::install(*request)),
-        Task::Check(_) => usage(Err(Failure::new("cannot check a machine"))),
+        Task::Check(request) => run(check::check(*request)),
         Task::VmTest(_) => usage(Err(Failure::new("cannot test a configuration"))),
         Task::Explain(words) if words.is_empty() => usage(print(explain::list().as_bytes())),
         Task::Explain(words) => {

@@ -84,6 +84,45 @@ impl Reached {
 impl Desk {
     /// Brings the agent to the machine, starts it, and says Hello.
     pub async fn reach(&self, ssh: Ssh, revive: bool, cx: &Context) -> Result<Reached, Failure> {
+        let (ssh, placed, arch) = self.land(ssh, cx).await?;
+        cx.waiting("the agent to start");
+        if let Some(landing) = self.landing.lock().await.as_mut() {
+            landing.started = true;
+        }
+        upload::start(&ssh, &placed, AGENT_FOLDER, &self.credentials.for_agent()).await?;
+        let deadline = self.request.reconnect_timeout;
+        let link = Link::connect(self.way(ssh, placed, deadline, revive)).await?;
+        let hello = link.hello().await?;
+        let reached = Reached {
+            boot_id: hello.boot_id,
+            arch,
+            installer: hello.installer,
+            kexec_marker: hello.kexec_marker,
+        };
+        *self.agent.lock().await = Some(self.attend(link));
+        if reached.installer && reached.kexec_marker == self.run.as_str() {
+            self.keep_way_in(&self.folder);
+        }
+        // from here on it takes itself off
+        *self.landing.lock().await = None;
+        Ok(reached)
+    }
+
+    /// Brings the agent to the machine, lets it look without starting it, and takes it off again.
+    ///
+    /// Disturbs no agent that is at work there, and leaves its file where it was before.
+    pub async fn look(&self, ssh: Ssh, cx: &Context) -> Result<Facts, Failure> {
+        let (ssh, placed, _) = self.land(ssh, cx).await?;
+        let sent = self.landing.lock().await.as_ref().is_some_and(|l| l.sent);
+        cx.waiting("the agent to look at the machine");
+        let facts = upload::look(&ssh, &placed, AGENT_FOLDER, sent).await?;
+        // it has taken itself off
+        *self.landing.lock().await = None;
+        Ok(facts)
+    }
+
+    /// Brings the agent to the machine, and returns the way to it.
+    async fn land(&self, ssh: Ssh, cx: &Context) -> Result<(Ssh, Placed, Arch), Failure> {
         cx.waiting("the machine to say what it is");
         let machine = upload::probe(&ssh).await?;
         let arch = machine.arch(ssh.destination())?;
@@ -111,27 +150,9 @@ impl Desk {
             |error| cx.waiting(format!("the agent to be sent: {}", error.trouble.seen())),
         )
         .await?;
-        cx.waiting("the agent to start");
-        if let Some(landing) = self.landing.lock().await.as_mut() {
-            landing.started = true;
-        }
-        upload::start(&ssh, &placed, AGENT_FOLDER, &self.credentials.for_agent()).await?;
-        let link = Link::connect(self.way(ssh, placed, deadline, revive)).await?;
-        let hello = link.hello().await?;
-        let reached = Reached {
-            boot_id: hello.boot_id,
-            arch,
-            installer: hello.installer,
-            kexec_marker: hello.kexec_marker,
-        };
-        *self.agent.lock().await = Some(self.attend(link));
-        if reached.installer && reached.kexec_marker == self.run.as_str() {
-            self.keep_way_in(&self.folder);
-        }
-        // from here on it takes itself off
-        *self.landing.lock().await = None;
-        Ok(reached)
+        Ok((ssh, placed, arch))
     }
+
     pub(super) fn way(
         &self,
         ssh: Ssh,

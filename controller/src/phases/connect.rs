@@ -110,7 +110,7 @@ impl Connect<'_> {
     /// Returns the way into an installer that an earlier run has left running, if it answers.
     ///
     /// Only that run's key may open it: it was booted from a system that took a password, or another key.
-    async fn left(&self) -> Option<Ssh> {
+    pub(crate) async fn left(&self) -> Option<Ssh> {
         let desk = self.desk;
         let ssh = desk.left_ssh()?;
         let ssh = match desk.is_pinned() {
@@ -129,7 +129,7 @@ impl Connect<'_> {
     }
 
     /// Decides about the host key and pins it. Returns a warning that goes with the decision.
-    async fn trust(&self, cx: &Context) -> Result<Option<String>, Failure> {
+    pub(crate) async fn trust(&self, cx: &Context) -> Result<Option<String>, Failure> {
         let desk = self.desk;
         cx.waiting("an answer");
         let ssh = desk.ssh();

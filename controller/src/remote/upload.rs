@@ -2,7 +2,7 @@
 
 use std::{io::SeekFrom, time::Duration};
 
-use landfall_proto::{failure::Failure, order::BlobHash};
+use landfall_proto::{facts::Facts, failure::Failure, order::BlobHash, wire};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader},
@@ -22,6 +22,8 @@ const ASK: Duration = Duration::from_secs(60);
 const ASK_PERSON: Duration = Duration::from_secs(180);
 /// Starting the agent: its unit, its socket.
 const START: Duration = Duration::from_secs(60);
+/// Looking at a machine with many disks.
+const LOOK: Duration = Duration::from_secs(120);
 /// Pauses between tries.
 const PAUSE: [Duration; 4] = [
     Duration::from_millis(500),
@@ -224,6 +226,34 @@ pub async fn start(
     }
     let failure = Failure::new(format!("cannot start the agent on {}", ssh.destination()))
         .hint("run the same command again; `journalctl -u landfall-agent` on the machine may know more")
+        .code("LF0209");
+    Err(said(failure, &output))
+}
+
+/// Lets the agent look at the machine without serving anybody, and take itself off afterwards where it should.
+///
+/// An agent that is at work there, in the same folder, is not disturbed.
+pub async fn look(
+    ssh: &Ssh,
+    placed: &Placed,
+    folder: &str,
+    leave: bool,
+) -> Result<Facts, Failure> {
+    let leave = if leave { " --leave" } else { "" };
+    let arguments = format!("facts --dir {}{leave}", super::ssh::quote(folder));
+    let command = placed.place.command(&placed.hash, &arguments);
+    let output = ssh.run(&command, &[], LOOK.max(patience(ssh))).await?;
+    // login scripts may say something too
+    let facts = output
+        .stdout
+        .split(|byte| *byte == b'\n')
+        .rev()
+        .find_map(|line| wire::facts_from_wire(line).ok());
+    if let (Some(0), Some(facts)) = (output.status, facts) {
+        return Ok(facts);
+    }
+    let failure = Failure::new(format!("cannot look at {}", ssh.destination()))
+        .hint("run the same command again")
         .code("LF0209");
     Err(said(failure, &output))
 }

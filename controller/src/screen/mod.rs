@@ -12,7 +12,7 @@ mod link;
 mod live;
 pub mod replay;
 mod show;
-mod text;
+pub(crate) mod text;
 mod view;
 
 use std::{

@@ -37,7 +37,7 @@ impl Paint {
 }
 
 /// Returns bytes with three digits and a decimal unit: `999 B`, `1.50 GB`, `512 GB`.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
         return format!("{bytes} B");
@@ -99,7 +99,7 @@ pub(super) fn bar(done: u64, total: u64) -> String {
 }
 
 /// Lays rows out in columns; the last one is not padded.
-pub(super) fn columns(rows: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn columns(rows: &[Vec<String>]) -> Vec<String> {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter()
