@@ -1,11 +1,18 @@
 //! What the controller sends: blobs into the spool, store connections to a nix daemon, and the word that an input is
 //! there. Steps wait here, and only here.
 
-use std::{collections::HashSet, future::Future, io::Read, path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    collections::HashSet,
+    future::Future,
+    io::Read,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 
 use landfall_proto::{
     failure::Failure,
-    order::{Blob, Input, StoreRoot},
+    order::{Blob, Input, NixSettings, StoreRoot},
     stream::mux::{Accept, Accepted},
     wire::{CHUNK_MAX, Target},
 };
@@ -20,6 +27,7 @@ use crate::{
         Machine,
         spool::{Incoming, Spool},
     },
+    settings,
     steps::Deliveries,
 };
 
@@ -33,6 +41,7 @@ pub(crate) struct Arrivals {
     spool: Spool,
     supplied: watch::Sender<HashSet<Input>>,
     blobs: watch::Sender<u64>,
+    nix: Mutex<NixSettings>,
 }
 
 impl Arrivals {
@@ -43,6 +52,7 @@ impl Arrivals {
             spool,
             supplied,
             blobs: watch::Sender::new(0),
+            nix: Mutex::default(),
         }
     }
 
@@ -52,9 +62,10 @@ impl Arrivals {
             .send_if_modified(|inputs| inputs.insert(input));
     }
 
-    /// Forgets the inputs of an earlier run.
-    pub(crate) fn forget(&self) {
+    /// Forgets the inputs of an earlier run, and takes the settings of this one.
+    pub(crate) fn begin(&self, nix: NixSettings) {
         self.supplied.send_replace(HashSet::new());
+        *self.nix.lock().expect("no holder panics") = nix;
     }
 
     async fn receive(self: Arc<Self>, blob: Blob) -> Result<Accepted, String> {
@@ -70,7 +81,7 @@ impl Arrivals {
         let opened = tokio::task::spawn_blocking(move || spool.receive(&wanted)).await;
         let incoming = opened
             .map_err(|e| e.to_string())?
-            .map_err(|failure| told(&failure))?;
+            .map_err(|failure| failure.in_one_line())?;
         let resume_from = incoming.length();
         let (tell, verdict) = oneshot::channel();
         let bridge = SyncIoBridge::new(local);
@@ -80,7 +91,7 @@ impl Arrivals {
                 self.blobs.send_modify(|count| *count += 1);
             }
             // nobody asks when the stream broke
-            let _ = tell.send(kept.map(drop).map_err(|failure| told(&failure)));
+            let _ = tell.send(kept.map(drop).map_err(|failure| failure.in_one_line()));
         });
         drop(writer);
         let verdict = async {
@@ -96,27 +107,36 @@ impl Arrivals {
     }
 
     async fn converse(self: Arc<Self>, root: StoreRoot) -> Result<Accepted, String> {
+        let nix = self.nix.lock().expect("no holder panics").clone();
         let command = self
             .machine
-            .nix_daemon(root)
-            .map_err(|failure| told(&failure))?;
+            .blocking(move |machine| machine.nix_daemon(root, &nix))
+            .await
+            .map_err(|failure| failure.in_one_line())?;
         let daemon = self
             .machine
             .programs()
             .pipe(&command)
             .await
-            .map_err(|failure| told(&failure))?;
+            .map_err(|failure| failure.in_one_line())?;
         let (io, local) = tokio::io::duplex(PIPE);
+        let jobs = std::thread::available_parallelism().map_or(1, |jobs| jobs.get() as u64);
         tokio::spawn(async move {
             let (mut stdin, mut stdout, guard) = daemon.split();
-            let (mut read, mut write) = tokio::io::split(local);
+            let (read, mut write) = tokio::io::split(local);
+            let (tell, version) = oneshot::channel();
             let feed = async {
                 // an end that is gone shows in the other direction
-                let _ = tokio::io::copy(&mut read, &mut stdin).await;
+                let _ = settings::pass(read, &mut stdin, version, jobs).await;
                 drop(stdin);
             };
             let answer = async {
-                let _ = tokio::io::copy(&mut stdout, &mut write).await;
+                if settings::hear_version(&mut stdout, &mut write, tell)
+                    .await
+                    .is_ok()
+                {
+                    let _ = tokio::io::copy(&mut stdout, &mut write).await;
+                }
                 let _ = write.shutdown().await;
             };
             tokio::join!(feed, answer);
@@ -138,7 +158,9 @@ impl Deliveries for Arc<Arrivals> {
                 return Ok(path);
             }
             if blobs.changed().await.is_err() {
-                return Err(Failure::new("cannot wait for a blob").because("the agent is ending"));
+                return Err(Failure::new("cannot wait for a blob")
+                    .because("the agent is ending")
+                    .code("LF0904"));
             }
         }
     }
@@ -147,7 +169,9 @@ impl Deliveries for Arc<Arrivals> {
         let mut supplied = self.supplied.subscribe();
         match supplied.wait_for(|inputs| inputs.contains(&input)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Failure::new("cannot wait for an input").because("the agent is ending")),
+            Err(_) => Err(Failure::new("cannot wait for an input")
+                .because("the agent is ending")
+                .code("LF0904")),
         }
     }
 }
@@ -182,6 +206,7 @@ fn keep(
             Failure::new("cannot receive a blob")
                 .because("reading the stream")
                 .caused_by(&error)
+                .code("LF0313")
         })?;
         if read == 0 {
             // tells the other direction that the verdict is due only after it is known: the bridge closes on return
@@ -197,14 +222,4 @@ async fn drain(mut local: DuplexStream) -> Result<(), String> {
         .await
         .map_err(|e| e.to_string())?;
     Ok(())
-}
-
-/// Joins a failure's layers, for the one line that a broken stream has.
-fn told(failure: &Failure) -> String {
-    let mut text = failure.what.clone();
-    for cause in &failure.causes {
-        text.push_str(": ");
-        text.push_str(cause);
-    }
-    text
 }

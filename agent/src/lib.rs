@@ -14,6 +14,8 @@ mod session;
 
 mod deliveries;
 
+mod settings;
+
 mod story;
 
 pub mod steps;

@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use landfall_proto::{
+    failure::Failure,
     order::{Input, RunId},
     v1::{self, agent_server::Agent},
     version, wire,
@@ -131,6 +132,24 @@ impl Agent for Service {
         Ok(Response::new(v1::SupplyReply {}))
     }
 
+    async fn entrust(&self, request: Request<v1::EntrustRequest>) -> Reply<v1::EntrustReply> {
+        let mut entrust = request.into_inner();
+        let key = wire::key_from_wire(&mut entrust);
+        let (path, content) = key.map_err(|error| Status::invalid_argument(whole(&error)))?;
+        self.check(&entrust.run_id)?;
+        let kept = self.session.entrust(path, content).await;
+        kept.map_err(|failure| refused(&failure))?;
+        Ok(Response::new(v1::EntrustReply {}))
+    }
+
+    async fn describe(&self, request: Request<v1::DescribeRequest>) -> Reply<v1::DescribeReply> {
+        let (describer, program) = wire::describer_from_wire(request.get_ref())
+            .map_err(|error| Status::invalid_argument(whole(&error)))?;
+        let described = self.session.describe(describer, program).await;
+        let (output, complaints) = described.map_err(|failure| refused(&failure))?;
+        Ok(Response::new(v1::DescribeReply { output, complaints }))
+    }
+
     async fn abort(&self, request: Request<v1::AbortRequest>) -> Reply<v1::AbortReply> {
         self.check(&request.into_inner().run_id)?;
         self.session.abort();
@@ -181,13 +200,8 @@ fn taken_over() -> Status {
     Status::aborted("a newer controller has taken over")
 }
 
-fn refused(failure: &landfall_proto::failure::Failure) -> Status {
-    let mut text = failure.what.clone();
-    for cause in &failure.causes {
-        text.push_str(": ");
-        text.push_str(cause);
-    }
-    Status::failed_precondition(text)
+fn refused(failure: &Failure) -> Status {
+    Status::failed_precondition(failure.in_one_line())
 }
 
 /// Joins an error and its sources, for the one line a status has.

@@ -11,13 +11,14 @@ use engine::{
 use landfall_proto::{
     facts::Facts,
     failure::Failure,
-    order::{Input, Job, Order, RunId},
+    order::{Describer, Input, Job, KeyPath, NixSettings, Order, RunId, StorePath},
     report::End,
     stream::mux::Mux,
     wire,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::{
     deliveries::{Arrivals, Door},
@@ -51,6 +52,8 @@ pub(crate) struct Session {
     current: Mutex<Option<Current>>,
     epoch: Mutex<(u64, CancellationToken)>,
     lane: Mutex<CancellationToken>,
+    /// Held by whoever puts down a key or describes the hardware: a call that is made again may meet itself.
+    turn: tokio::sync::Mutex<()>,
     /// Set once there is nothing more to do here.
     over: watch::Sender<bool>,
 }
@@ -75,6 +78,7 @@ impl Session {
             current: Mutex::default(),
             epoch: Mutex::default(),
             lane: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
             over: watch::Sender::new(false),
             machine,
         });
@@ -157,6 +161,35 @@ impl Session {
         self.arrivals.supply(input);
     }
 
+    /// Puts a key file where the order says that one lies.
+    pub(crate) async fn entrust(
+        &self,
+        path: KeyPath,
+        content: Zeroizing<Vec<u8>>,
+    ) -> Result<(), Failure> {
+        let ordered = self.current().as_ref().is_some_and(|current| {
+            matches!(&current.order.job, Job::Install(install) if install.keys.contains(&path))
+        });
+        if !ordered {
+            return Err(Failure::new(format!("refusing to keep key {path}"))
+                .because("the order names no such key")
+                .code("LF1312"));
+        }
+        let _turn = self.turn.lock().await;
+        let keep = move |machine: &Machine| machine.keep_key(&path, &content);
+        self.machine.blocking(keep).await
+    }
+
+    /// Describes the hardware, and returns what the program wrote and what it complained of.
+    pub(crate) async fn describe(
+        &self,
+        describer: Describer,
+        program: Option<StorePath>,
+    ) -> Result<(Vec<u8>, String), Failure> {
+        let _turn = self.turn.lock().await;
+        self.machine.describe(describer, program.as_ref()).await
+    }
+
     /// Asks the run to stop.
     pub(crate) fn abort(&self) {
         if let Some(current) = self.current().as_ref() {
@@ -229,7 +262,10 @@ impl Session {
                 .code("LF0901")
         })?;
         self.machine.set_open_order(&wire)?;
-        self.arrivals.forget();
+        self.arrivals.begin(match &order.job {
+            Job::Install(install) => install.nix.clone(),
+            Job::Kexec(_) => NixSettings::default(),
+        });
         let cancel = CancellationToken::new();
         let run = Run::begin(journal, cancel.clone())?;
         let board = run.board();

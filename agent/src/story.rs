@@ -15,8 +15,8 @@ use crate::{
     deliveries::Arrivals,
     machine::Machine,
     steps::{
-        Copy, Files, Format, Formatted, Image, Inspect, Install, Kexec, Mount, MountOnly, Reboot,
-        Seal, Tools,
+        Copy, Files, Format, Formatted, Image, Inspect, Install, Kexec, Keys, Mount, MountOnly,
+        Reboot, Seal, Tools,
     },
 };
 
@@ -68,6 +68,14 @@ async fn install(
     deliveries: &Arc<Arrivals>,
 ) -> Result<(), Failure> {
     let seen = run.step(&Inspect { machine }).await?;
+    if !install.keys.is_empty() {
+        run.step(&Keys {
+            machine,
+            deliveries,
+            keys: &install.keys,
+        })
+        .await?;
+    }
 
     // from here on the disks are not what they were
     let formatted = match &install.disko {
@@ -101,13 +109,19 @@ async fn install(
                 machine,
                 system: toplevel,
                 firmware: seen.firmware,
+                check: system.check,
             })
             .await?;
         }
     }
 
     if install.reboot {
-        let sealed = run.step(&Seal { machine }).await?;
+        let sealed = run
+            .step(&Seal {
+                machine,
+                keys: &install.keys,
+            })
+            .await?;
         run.step(&Reboot {
             machine,
             sealed: &sealed,

@@ -201,6 +201,15 @@ pub enum Input {
     System,
 }
 
+/// A program that describes the hardware of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Describer {
+    /// Writes a NixOS module.
+    GenerateConfig,
+    /// Writes JSON that a NixOS module reads.
+    Facter,
+}
+
 /// A store on the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -258,6 +267,23 @@ impl Input {
         [Self::Keys, Self::DiskoScript, Self::System]
             .into_iter()
             .find(|input| input.name() == name)
+    }
+}
+
+impl Describer {
+    /// Returns the program's name, on the wire as in a shell.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GenerateConfig => "nixos-generate-config",
+            Self::Facter => "nixos-facter",
+        }
+    }
+
+    /// Reads the program's name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::GenerateConfig, Self::Facter]
+            .into_iter()
+            .find(|describer| describer.name() == name)
     }
 }
 

@@ -1,9 +1,11 @@
 //! Generated types to and from the types of this crate, with the bounds that foreign input has to keep.
 
+use zeroize::{Zeroize, Zeroizing};
+
 use crate::{
     event::Event,
     facts::Facts,
-    order::{Blob, BlobHash, Order, StoreRoot},
+    order::{Blob, BlobHash, Describer, KeyPath, Order, RunId, StorePath, StoreRoot},
     v1,
 };
 
@@ -11,6 +13,10 @@ use crate::{
 const ORDER_MAX: usize = 1 << 20;
 /// Largest list of facts that is read, in bytes.
 const FACTS_MAX: usize = 4 << 20;
+/// Largest key file, in bytes.
+pub const KEY_MAX: usize = 4 << 20;
+/// Largest description of hardware, in bytes.
+pub const DESCRIPTION_MAX: usize = 4 << 20;
 /// Largest chunk of a stream, in bytes.
 pub const CHUNK_MAX: usize = 256 << 10;
 /// Largest message of a bulk lane: a chunk and its frame.
@@ -50,14 +56,15 @@ fn read<T: serde::de::DeserializeOwned>(
     bytes: &[u8],
     max: usize,
 ) -> Result<T, Unreadable> {
-    if bytes.len() > max {
-        return Err(Unreadable::TooLarge {
-            what,
-            size: bytes.len(),
-            max,
-        });
-    }
+    within(what, bytes.len(), max)?;
     serde_json::from_slice(bytes).map_err(|source| Unreadable::Json { what, source })
+}
+
+fn within(what: &'static str, size: usize, max: usize) -> Result<(), Unreadable> {
+    if size > max {
+        return Err(Unreadable::TooLarge { what, size, max });
+    }
+    Ok(())
 }
 
 fn write<T: serde::Serialize>(value: &T) -> Vec<u8> {
@@ -100,6 +107,61 @@ pub fn report_to_wire(events: &[Event], cursor: (u64, u64)) -> v1::Report {
         next: cursor.0,
         light: cursor.1,
     }
+}
+
+/// Reads where a key file shall lie, and the file, which is overwritten in memory once it is dropped.
+pub fn key_from_wire(
+    request: &mut v1::EntrustRequest,
+) -> Result<(KeyPath, Zeroizing<Vec<u8>>), Unreadable> {
+    let content = Zeroizing::new(std::mem::take(&mut request.content));
+    within("the key", content.len(), KEY_MAX)?;
+    let path = request.path.parse();
+    let path = path.map_err(|_| Unreadable::Field("the key's path"))?;
+    Ok((path, content))
+}
+
+/// Writes a key file and where it shall lie.
+pub fn key_to_wire(run: &RunId, path: &KeyPath, content: &[u8]) -> v1::EntrustRequest {
+    v1::EntrustRequest {
+        run_id: run.to_string(),
+        path: path.to_string(),
+        content: content.to_vec(),
+    }
+}
+
+/// A key does not stay in memory that is used for something else, whatever became of the message.
+impl Drop for v1::EntrustRequest {
+    fn drop(&mut self) {
+        self.content.zeroize();
+    }
+}
+
+/// Reads which program shall describe the hardware, and where it is; nowhere for the installer's own.
+pub fn describer_from_wire(
+    request: &v1::DescribeRequest,
+) -> Result<(Describer, Option<StorePath>), Unreadable> {
+    let describer = Describer::from_name(&request.backend);
+    let describer = describer.ok_or(Unreadable::Field("the program that describes hardware"))?;
+    if request.program.is_empty() {
+        return Ok((describer, None));
+    }
+    let program = request.program.parse();
+    let program = program.map_err(|_| Unreadable::Field("the store path of the program"))?;
+    Ok((describer, Some(program)))
+}
+
+/// Writes which program shall describe the hardware, and where it is.
+pub fn describer_to_wire(describer: Describer, program: Option<&StorePath>) -> v1::DescribeRequest {
+    v1::DescribeRequest {
+        backend: describer.name().to_owned(),
+        program: program.map(StorePath::to_string).unwrap_or_default(),
+    }
+}
+
+/// Reads a description of hardware.
+pub fn description_from_wire(reply: v1::DescribeReply) -> Result<(Vec<u8>, String), Unreadable> {
+    within("the description", reply.output.len(), DESCRIPTION_MAX)?;
+    Ok((reply.output, reply.complaints))
 }
 
 /// What a stream is opened for.
@@ -456,6 +518,63 @@ mod tests {
         assert!(facts_from_wire(&padded).is_ok());
         padded.push(b' ');
         assert!(facts_from_wire(&padded).is_err());
+    }
+
+    fn entrusted(path: &str, size: usize) -> Result<usize, String> {
+        let mut request = v1::EntrustRequest {
+            run_id: String::new(),
+            path: path.to_owned(),
+            content: vec![7; size],
+        };
+        let read = key_from_wire(&mut request);
+        read.map(|(_, content)| content.len())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn keys_keep_their_bounds() {
+        assert_eq!(entrusted("/tmp/key", 0), Ok(0));
+        assert_eq!(entrusted("/tmp/key", KEY_MAX), Ok(KEY_MAX));
+        let large = "the key has 4194305 bytes, more than 4194304";
+        assert_eq!(entrusted("/tmp/key", KEY_MAX + 1), Err(large.to_owned()));
+        let nowhere = "the key's path is missing or unknown";
+        assert_eq!(entrusted("", 1), Err(nowhere.to_owned()));
+        assert_eq!(entrusted("../etc/shadow", 1), Err(nowhere.to_owned()));
+    }
+
+    #[test]
+    fn key_arrives_byte_for_byte() {
+        let (run, path) = (RunId::from_bytes([1; 16]), "/tmp/a b".parse().unwrap());
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut request = key_to_wire(&run, &path, &bytes);
+        assert_eq!(request.run_id, run.as_str());
+        let (to, content) = key_from_wire(&mut request).unwrap();
+        assert_eq!((to, content.as_slice()), (path, bytes.as_slice()));
+        assert!(request.content.is_empty(), "there is one copy");
+    }
+
+    #[test]
+    fn only_the_two_programs_describe_hardware() {
+        let store: StorePath = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-x"
+            .parse()
+            .unwrap();
+        for describer in [Describer::GenerateConfig, Describer::Facter] {
+            for program in [None, Some(store.clone())] {
+                let request = describer_to_wire(describer, program.as_ref());
+                assert_eq!(describer_from_wire(&request).unwrap(), (describer, program));
+            }
+        }
+        let wrong = |backend: &str, program: &str| {
+            let request = v1::DescribeRequest {
+                backend: backend.to_owned(),
+                program: program.to_owned(),
+            };
+            describer_from_wire(&request).unwrap_err().to_string()
+        };
+        let unknown = "the program that describes hardware is missing or unknown";
+        assert_eq!(wrong("sh", ""), unknown);
+        let elsewhere = "the store path of the program is missing or unknown";
+        assert_eq!(wrong("nixos-facter", "/bin/sh"), elsewhere);
     }
 
     #[test]

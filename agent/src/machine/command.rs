@@ -276,6 +276,19 @@ impl Programs {
             .await
     }
 
+    /// Runs a program whose output is wanted byte for byte, and returns that beside how it ended.
+    ///
+    /// Refuses more than `max` bytes of output. The session is killed as by [`Programs::run`].
+    pub async fn capture(&self, command: &Command, max: u64) -> Result<(Vec<u8>, Ended), Failure> {
+        match self {
+            Self::Real => capture_real(command, max).await,
+            Self::Scripted(script) => {
+                let ended = script.answer(command, |_, _| ())?;
+                Ok((ended.stdout.clone().into_bytes(), ended))
+            }
+        }
+    }
+
     /// Starts a program whose standard streams are in other hands, such as a daemon that speaks through them.
     ///
     /// Its standard error output goes to the agent's own.
@@ -379,6 +392,64 @@ async fn run_real(
     Ok(ended)
 }
 
+async fn capture_real(command: &Command, max: u64) -> Result<(Vec<u8>, Ended), Failure> {
+    let (mut child, _session) = start(command, command.prepared()).await?;
+    let out = child.stdout.take().expect("standard output is piped");
+    let mut err = Lines::new(child.stderr.take().expect("standard error is piped"));
+    let (mut bytes, mut tail) = (Vec::new(), String::new());
+    let read_out = async {
+        let read = out.take(max + 1).read_to_end(&mut bytes).await;
+        read.map_err(|error| cannot_run(command, &error))?;
+        match bytes.len() as u64 > max {
+            true => Err(stopped(command, &format!("it wrote more than {max} bytes"))),
+            false => Ok(()),
+        }
+    };
+    let read_err = async {
+        while let Some(line) = err.next().await {
+            keep_tail(&mut tail, &line);
+        }
+        Ok(())
+    };
+    let whole = async {
+        let reading = async { tokio::try_join!(read_out, read_err).map(drop) };
+        tokio::pin!(reading);
+        let status = tokio::select! {
+            read = &mut reading => {
+                read?;
+                child.wait().await
+            }
+            status = child.wait() => {
+                // a daemon it left behind may hold the pipes for ever
+                if let Ok(read) = tokio::time::timeout(LINGER, reading).await {
+                    read?;
+                }
+                status
+            }
+        };
+        status.map_err(|error| cannot_run(command, &error))
+    };
+    let status = match command.deadline {
+        None => whole.await?,
+        Some(deadline) => match tokio::time::timeout(deadline, whole).await {
+            Ok(status) => status?,
+            Err(_) => {
+                let seconds = deadline.as_secs();
+                let why = format!("it did not end within {seconds} s");
+                return Err(stopped(command, &why));
+            }
+        },
+    };
+    let ended = Ended {
+        code: status.code(),
+        signal: status.signal(),
+        stderr: tail,
+        program: command.argv[0].clone(),
+        ..Ended::default()
+    };
+    Ok((bytes, ended))
+}
+
 /// Lines of a stream that need not be UTF-8, nor have ends.
 struct Lines<R> {
     reader: BufReader<R>,
@@ -455,6 +526,24 @@ mod tests {
             .run(command, &CancellationToken::new(), hear)
             .await;
         (ended, lines)
+    }
+
+    #[tokio::test]
+    async fn captured_output_is_kept_byte_for_byte() {
+        let script = shell("printf 'a\\r\\n\\377 '; echo warning >&2");
+        let (bytes, ended) = Programs::Real.capture(&script, 5).await.unwrap();
+        assert_eq!(bytes, b"a\r\n\xff ");
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), "warning\n"));
+        let failure = Programs::Real.capture(&script, 4).await.unwrap_err();
+        assert_eq!(failure.causes, ["it wrote more than 4 bytes"]);
+        let endless = shell("while :; do echo x; done");
+        assert!(Programs::Real.capture(&endless, 1000).await.is_err());
+        let late = shell("sleep 60").deadline(Duration::from_millis(50));
+        let failure = Programs::Real.capture(&late, 1000).await.unwrap_err();
+        assert_eq!(failure.causes, ["it did not end within 0 s"]);
+        let held = shell("echo out; sleep 60 & exit 3");
+        let (bytes, ended) = Programs::Real.capture(&held, 1000).await.unwrap();
+        assert_eq!((bytes.as_slice(), ended.code), (&b"out\n"[..], Some(3)));
     }
 
     /// Waits until the process whose id is in a file is dead.

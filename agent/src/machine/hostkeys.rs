@@ -1,6 +1,6 @@
 //! SSH host keys: made where there are none, carried over from the installer.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{fs, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use landfall_proto::{failure::Failure, order::TargetPath};
@@ -9,7 +9,7 @@ use ring::{
     signature::{Ed25519KeyPair, KeyPair},
 };
 
-use super::{Machine, TARGET, broken, files};
+use super::{Machine, TARGET, broken, files, inside::path_to};
 
 /// A host key in the form of files that sshd reads.
 #[derive(Clone)]
@@ -83,27 +83,32 @@ impl Machine {
             .any(|name| name.starts_with("ssh_host_"))
     }
 
-    /// Copies the installer's host keys to a folder of the new system, where there are none, and returns how many. Blocks.
+    /// Copies the installer's host keys to a folder of the new system, where there are none, and returns how many files
+    /// that were. Blocks.
+    ///
+    /// No link leads out of the new system. A public key goes only beside its own private one.
     pub fn copy_host_keys(&self, folder: &TargetPath) -> Result<usize, Failure> {
-        let from = self.at("/etc/ssh");
-        let to = self.at(&format!("{TARGET}{folder}"));
-        fs::create_dir_all(&to).map_err(broken(format!("cannot make {}", to.display())))?;
-        let names = self
-            .names("/etc/ssh")
-            .into_iter()
-            .filter(|name| name.starts_with("ssh_host_"));
+        let made = self.inside().and_then(|inside| inside.make(folder));
+        let made = made.map_err(broken(format!("cannot make {TARGET}{folder}")))?;
+        let (from, to) = (self.at("/etc/ssh"), path_to(&made));
+        let cannot = |what: &str, name: &str| broken(format!("cannot {what} host key {name}"));
+        let mut names = self.names("/etc/ssh");
+        names.retain(|name| name.starts_with("ssh_host_"));
         let mut count = 0;
-        for name in names.filter(|name| !present(&to.join(name))) {
-            let source = from.join(&name);
-            let content =
-                fs::read(&source).map_err(broken(format!("cannot read {}", source.display())))?;
-            let mode = fs::metadata(&source).map_or(0o600, |found| found.permissions().mode());
-            let mode = if name.ends_with(".pub") {
-                mode & 0o644
-            } else {
-                mode & 0o600
-            };
-            files::write(&to.join(name), &content, mode)?;
+        for name in names.iter().filter(|name| !present(&to.join(name))) {
+            let private = name.strip_suffix(".pub");
+            let other = private.is_some_and(|private| {
+                let (ours, theirs) = (fs::read(from.join(private)), fs::read(to.join(private)));
+                theirs.is_ok_and(|theirs| ours.is_ok_and(|ours| ours != theirs))
+            });
+            if other {
+                continue;
+            }
+            let content = fs::read(from.join(name)).map_err(cannot("read", name))?;
+            let mode = private.map_or(0o600, |_| 0o644);
+            files::write(&to.join(name), &content, mode).map_err(|failure| {
+                failure.under(format!("cannot copy host key {name} to {folder}"))
+            })?;
             count += 1;
         }
         Ok(count)
@@ -127,8 +132,18 @@ fn strings(parts: &[&[u8]]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
-    use crate::machine::command::Script;
+    use crate::machine::stage::Stage;
+
+    const HOST_KEYS: [&str; 5] = [
+        "ssh_host_ed25519_key",
+        "ssh_host_ed25519_key.pub",
+        "ssh_host_rsa_key",
+        "ssh_host_rsa_key.pub",
+        "sshd_config",
+    ];
 
     #[test]
     fn host_key_is_what_openssh_reads() {
@@ -151,28 +166,45 @@ mod tests {
 
     #[test]
     fn host_keys_do_not_replace_those_that_are_there() {
-        let root = tempfile::tempdir().unwrap();
-        let machine = Machine::scripted(root.path(), root.path(), Script::default());
-        let (from, to) = (root.path().join("etc/ssh"), root.path().join("mnt/etc/ssh"));
-        fs::create_dir_all(&from).unwrap();
-        fs::create_dir_all(&to).unwrap();
-        for name in [
-            "ssh_host_rsa_key",
-            "ssh_host_rsa_key.pub",
-            "ssh_host_ed25519_key",
-            "sshd_config",
-        ] {
-            fs::write(from.join(name), "new").unwrap();
-            fs::set_permissions(from.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        let stage = Stage::new().file("mnt/etc/ssh/ssh_host_rsa_key", "own");
+        let stage = HOST_KEYS.iter().fold(stage, |stage, name| {
+            stage.file(&format!("etc/ssh/{name}"), name)
+        });
+        for name in HOST_KEYS {
+            let path = stage.root().join("etc/ssh").join(name);
+            fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
         }
-        fs::write(to.join("ssh_host_rsa_key"), "own").unwrap();
-        assert_eq!(machine.copy_host_keys(&"/etc/ssh".parse().unwrap()), Ok(2));
-        assert_eq!(fs::read(to.join("ssh_host_rsa_key")).unwrap(), b"own");
+        let machine = stage.machine();
+        let folder = "/etc/ssh".parse().unwrap();
+        assert_eq!(machine.copy_host_keys(&folder), Ok(2));
+        assert_eq!(machine.copy_host_keys(&folder), Ok(0));
+        let to = stage.root().join("mnt/etc/ssh");
+        assert_eq!(stage.read("mnt/etc/ssh/ssh_host_rsa_key"), "own");
         assert!(!to.join("sshd_config").exists());
-        let mode = |name| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
-        assert_eq!(
-            (mode("ssh_host_ed25519_key"), mode("ssh_host_rsa_key.pub")),
-            (0o600, 0o644)
+        assert!(
+            !to.join("ssh_host_rsa_key.pub").exists(),
+            "it is of another key"
         );
+        let mode = |name| fs::metadata(to.join(name)).unwrap().permissions().mode() & 0o7777;
+        let modes = (
+            mode("ssh_host_ed25519_key"),
+            mode("ssh_host_ed25519_key.pub"),
+        );
+        assert_eq!(modes, (0o600, 0o644));
+        // as a crash between the two leaves it
+        fs::remove_file(to.join("ssh_host_ed25519_key.pub")).unwrap();
+        assert_eq!(machine.copy_host_keys(&folder), Ok(1));
+    }
+
+    #[test]
+    fn host_keys_go_to_a_folder_that_outlives_the_root() {
+        let stage = Stage::new()
+            .file("etc/ssh/ssh_host_ed25519_key", "private")
+            .file("mnt/persist/x", "")
+            .link("mnt/var", "/persist");
+        let folder = "/var/ssh/keys".parse().unwrap();
+        assert_eq!(stage.machine().copy_host_keys(&folder), Ok(1));
+        let path = "mnt/persist/ssh/keys/ssh_host_ed25519_key";
+        assert_eq!(stage.read(path), "private");
     }
 }

@@ -12,6 +12,7 @@ pub mod archive;
 pub mod bootloader;
 pub mod bus;
 pub mod command;
+mod describe;
 pub mod detach;
 pub mod disks;
 pub mod facts;
@@ -20,11 +21,14 @@ pub mod here;
 pub mod hostkeys;
 mod image;
 pub mod initrd;
+mod inside;
+mod keys;
 pub mod kmsg;
 mod launch;
 pub mod lock;
 pub mod mounts;
 pub mod nix;
+mod owners;
 pub mod reboot;
 mod script;
 mod session;
@@ -121,5 +125,5 @@ fn names_in(directory: &Path) -> Vec<String> {
 /// Turns an error of the operating system into a failure of one layer below its headline.
 fn broken(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Failure {
     let what = what.into();
-    move |error| Failure::new(what).caused_by(&error)
+    move |error| Failure::new(what).caused_by(&error).code("LF1206")
 }

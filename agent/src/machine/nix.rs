@@ -1,14 +1,14 @@
 //! Nix on the target: its programs, and the two stores there are.
 
-use std::path::Path;
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
 use landfall_proto::{
     failure::Failure,
-    order::{StorePath, StoreRoot},
+    order::{NixSettings, StorePath, StoreRoot},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Machine, TARGET, command::Command};
+use super::{Machine, TARGET, broken, command::Command, files};
 
 /// Where Nix is looked for on systems of all kinds.
 const PLACES: &[&str] = &[
@@ -20,6 +20,14 @@ const PLACES: &[&str] = &[
     "/sbin",
     "/bin",
 ];
+
+/// Where builds in the store below `/mnt` have their temporary files: on the disk, since memory is small.
+///
+/// What newer versions of Nix use by themselves (2.30, `build-dir` of a local store).
+const BUILDS: &str = "/mnt/nix/var/nix/builds";
+
+/// Group of the users that build, where the configuration names no other.
+const BUILDERS: &str = "nixbld";
 
 /// Returns how Nix names a store.
 pub fn store(root: StoreRoot) -> &'static str {
@@ -64,16 +72,75 @@ impl Machine {
         }
     }
 
-    /// Makes the command that serves a store on its standard streams.
+    /// Makes the command that serves a store on its standard streams, also to build in it. Blocks.
     ///
     /// Refuses the store below `/mnt` as long as nothing is mounted there: it would fill the memory.
-    pub fn nix_daemon(&self, root: StoreRoot) -> Result<Command, Failure> {
+    pub fn nix_daemon(&self, root: StoreRoot, settings: &NixSettings) -> Result<Command, Failure> {
         if root == StoreRoot::Target && !self.is_mount_point(TARGET) {
             return Err(Failure::new("refusing to open the store below /mnt")
                 .because("nothing is mounted at /mnt")
                 .code("LF1503"));
         }
-        Ok(Command::new(self.nix_program("nix-daemon")?).args(["--stdio", "--store", store(root)]))
+        let command = Command::new(self.nix_program("nix-daemon")?)
+            .args(["--stdio", "--store", store(root)])
+            .env("NIX_CONFIG", self.nix_config(root, settings));
+        match root {
+            StoreRoot::Installer => Ok(command),
+            // before 2.30 builds go where temporary files go, which is memory on an installer
+            StoreRoot::Target => Ok(command.env("TMPDIR", self.builds()?)),
+        }
+    }
+
+    /// Removes what builds in the store below `/mnt` left behind. Blocks.
+    pub fn forget_builds(&self) -> Result<(), Failure> {
+        files::remove_directory(&self.at(BUILDS))
+    }
+
+    /// Makes the folder for temporary files of builds; Nix refuses one that others may write to.
+    fn builds(&self) -> Result<&'static str, Failure> {
+        let path = self.at(BUILDS);
+        let mut made = DirBuilder::new();
+        let made = made.recursive(true).mode(0o755).create(&path);
+        made.map_err(broken(format!("cannot make {BUILDS}")))?;
+        Ok(BUILDS)
+    }
+
+    /// Returns what the installer's Nix is told beyond its own configuration, one setting a line.
+    fn nix_config(&self, root: StoreRoot, settings: &NixSettings) -> String {
+        let mut lines = Vec::new();
+        let mut substituters = settings.substituters.clone();
+        if root == StoreRoot::Target {
+            // what the installer has need not come from far away; `nixos-install` does the same
+            substituters.push("local?trusted=1".to_owned());
+            lines.push(format!("build-dir = {BUILDS}"));
+        }
+        if !substituters.is_empty() {
+            lines.push(format!("extra-substituters = {}", substituters.join(" ")));
+        }
+        if !settings.public_keys.is_empty() {
+            let keys = settings.public_keys.join(" ");
+            lines.push(format!("extra-trusted-public-keys = {keys}"));
+        }
+        if !self.has_build_users() {
+            lines.push("build-users-group =".to_owned());
+        }
+        lines.join("\n")
+    }
+
+    /// Whether there are users to build as; without, Nix builds nothing as root unless it is told to need none.
+    fn has_build_users(&self) -> bool {
+        let configured = self.read("/etc/nix/nix.conf").unwrap_or_default();
+        let configured = configured.lines().rev().find_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            (name.trim() == "build-users-group").then(|| value.trim().to_owned())
+        });
+        let group = configured.unwrap_or_else(|| BUILDERS.to_owned());
+        let groups = self.read("/etc/group").unwrap_or_default();
+        let mut groups = groups
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>());
+        let found = groups.find(|fields| fields[0] == group);
+        found.is_some_and(|fields| fields.get(3).is_some_and(|members| !members.is_empty()))
     }
 
     /// Makes a system the current generation of the profile below `/mnt`.
@@ -114,10 +181,16 @@ impl Machine {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
 
     use super::*;
-    use crate::machine::command::{Ended, Script};
+    use crate::machine::{
+        command::{Ended, Script},
+        stage::Stage,
+    };
 
     const SYSTEM: &str = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-nixos-system-x-25.11";
 
@@ -169,5 +242,68 @@ mod tests {
         assert_eq!(machine.system_profile().unwrap().as_str(), SYSTEM);
         fs::remove_file(profiles.join("system-1-link")).unwrap();
         assert_eq!(machine.system_profile(), None);
+    }
+
+    #[track_caller]
+    fn check_config(stage: &Stage, root: StoreRoot, settings: &NixSettings, expected: &[&str]) {
+        let config = stage.machine().nix_config(root, settings);
+        assert_eq!(config.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn daemon_builds_on_the_disk_with_the_settings_of_the_order() {
+        let settings = NixSettings {
+            substituters: vec![
+                "https://a.example".to_owned(),
+                "https://b.example".to_owned(),
+            ],
+            public_keys: vec!["a:AAAA".to_owned(), "b:BBBB".to_owned()],
+        };
+        let stage = Stage::new().file("etc/group", "nixbld:x:30000:nixbld1,nixbld2\n");
+        let keys = "extra-trusted-public-keys = a:AAAA b:BBBB";
+        let far = "extra-substituters = https://a.example https://b.example";
+        check_config(&stage, StoreRoot::Installer, &settings, &[far, keys]);
+        let near = format!("{far} local?trusted=1");
+        let on_disk = "build-dir = /mnt/nix/var/nix/builds";
+        check_config(
+            &stage,
+            StoreRoot::Target,
+            &settings,
+            &[on_disk, &near, keys],
+        );
+        check_config(&stage, StoreRoot::Installer, &NixSettings::default(), &[]);
+    }
+
+    #[test]
+    fn installer_without_build_users_builds_without() {
+        let (none, alone) = (NixSettings::default(), ["build-users-group ="]);
+        let check = |stage: &Stage, expected: &[&str]| {
+            check_config(stage, StoreRoot::Installer, &none, expected);
+        };
+        check(&Stage::new(), &alone);
+        let other = "sandbox = true\nbuild-users-group = builders\n";
+        let stage = Stage::new().file("etc/nix/nix.conf", other);
+        check(&stage, &alone);
+        check(&stage.file("etc/group", "builders:x:5:one\n"), &[]);
+        check(&Stage::new().file("etc/group", "nixbld:x:5:\n"), &alone);
+    }
+
+    #[test]
+    fn folder_of_builds_is_for_root_to_write_to_and_goes() {
+        let stage = Stage::new().mounted().nix(&[]);
+        let machine = stage.machine();
+        let none = NixSettings::default();
+        machine.nix_daemon(StoreRoot::Target, &none).unwrap();
+        let made = stage.root().join("mnt/nix/var/nix/builds");
+        assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o022, 0);
+        machine.forget_builds().unwrap();
+        assert!(!made.exists());
+        assert!(
+            Stage::new()
+                .nix(&[])
+                .machine()
+                .nix_daemon(StoreRoot::Target, &none)
+                .is_err()
+        );
     }
 }

@@ -11,7 +11,10 @@ use super::{Machine, TARGET, broken, command::Command, mounts::Room};
 
 impl Machine {
     /// Makes what every NixOS has before it is first activated: a place for temporary files, and its mark. Blocks.
+    ///
+    /// What builds on the disk left behind goes.
     pub fn prepare_target(&self) -> Result<(), Failure> {
+        self.forget_builds()?;
         let prepare = || -> std::io::Result<()> {
             let temporary = self.at(&format!("{TARGET}/tmp"));
             fs::create_dir_all(&temporary)?;

@@ -25,6 +25,9 @@ pub struct Files<'a, D> {
 pub struct Placed {
     /// Hash of the archive they came from.
     pub archive: Option<String>,
+    /// How many files were given to somebody.
+    #[serde(default)]
+    pub given: u64,
     /// How many host key files were copied.
     pub host_keys: usize,
 }
@@ -36,6 +39,7 @@ impl<D: Deliveries> Step for Files<'_, D> {
 
     async fn run(&self, cx: &Context) -> Result<Done<Placed>, Failure> {
         let archive = self.unpack(cx).await?;
+        let given = self.give(cx).await?;
         let mut host_keys = 0;
         for folder in self.order.host_keys_to.clone() {
             let copied = self
@@ -43,25 +47,47 @@ impl<D: Deliveries> Step for Files<'_, D> {
                 .blocking(move |machine| machine.copy_host_keys(&folder));
             host_keys += copied.await?;
         }
-        let placed = Placed { archive, host_keys };
-        if self.order.extra_files.is_none() && self.order.host_keys_to.is_empty() {
-            return Ok(Done::skipped(placed, "no files to add"));
+        let placed = Placed {
+            archive,
+            given,
+            host_keys,
+        };
+        match self.is_nothing() {
+            true => Ok(Done::skipped(placed, "no files to add")),
+            false => Ok(Done::new(placed)),
         }
-        Ok(Done::new(placed))
     }
 
     /// Cheap to do again, and it heals what was changed in between.
-    async fn still_true(&self, proof: &Placed) -> bool {
-        *proof
-            == Placed {
-                archive: None,
-                host_keys: 0,
-            }
-            && self.order.host_keys_to.is_empty()
+    async fn still_true(&self, _: &Placed) -> bool {
+        self.is_nothing()
     }
 }
 
 impl<D: Deliveries> Files<'_, D> {
+    fn is_nothing(&self) -> bool {
+        let System {
+            extra_files,
+            owners,
+            host_keys_to,
+            ..
+        } = self.order;
+        extra_files.is_none() && owners.is_empty() && host_keys_to.is_empty()
+    }
+
+    async fn give(&self, cx: &Context) -> Result<u64, Failure> {
+        let mut given = 0;
+        for owner in self.order.owners.clone() {
+            let stop = cx.cancel_token().child_token();
+            let _stopped_when_dropped = stop.clone().drop_guard();
+            let give = self
+                .machine
+                .blocking(move |machine| machine.give(&owner, &stop));
+            given += give.await?;
+        }
+        Ok(given)
+    }
+
     async fn unpack(&self, cx: &Context) -> Result<Option<String>, Failure> {
         let Some(blob) = &self.order.extra_files else {
             return Ok(None);
@@ -93,7 +119,8 @@ mod tests {
         let stage = Stage::new()
             .file("mnt/etc/hostname", "old")
             .file("etc/ssh/ssh_host_ed25519_key", "the installer's")
-            .file("etc/ssh/ssh_host_rsa_key", "the installer's");
+            .file("etc/ssh/ssh_host_rsa_key", "the installer's")
+            .file("etc/passwd", "");
         let archive = stage.tarball(&[
             ("etc/hostname", "new"),
             ("etc/ssh/ssh_host_rsa_key", "given"),
@@ -120,6 +147,7 @@ mod tests {
             placed,
             Placed {
                 archive: Some("0".repeat(64)),
+                given: 0,
                 host_keys: 1
             }
         );

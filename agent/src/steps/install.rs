@@ -29,6 +29,8 @@ pub struct Install<'a> {
     pub system: &'a StorePath,
     /// How the machine boots.
     pub firmware: Firmware,
+    /// Whether the system may refuse to be installed.
+    pub check: bool,
 }
 
 /// A system that will boot.
@@ -89,6 +91,7 @@ impl Install<'_> {
                 self.system.as_str(),
             ])
             .args(["--root", TARGET]);
+        let command = self.unchecked(command);
         self.run(&command, cx, said)
             .await?
             .success("cannot install the system")
@@ -100,12 +103,14 @@ impl Install<'_> {
         let token = cx.cancel_token();
         self.machine.set_system_profile(self.system, &token).await?;
         let activate = self.machine.inside_target(self.system, "activate");
+        let activate = self.unchecked(activate);
         let activated = self.run(&activate, cx, said).await?;
         let switch = self
             .machine
             .inside_target(self.system, "bin/switch-to-configuration")
             .arg("boot")
             .env("NIXOS_INSTALL_BOOTLOADER", "1");
+        let switch = self.unchecked(switch);
         self.run(&switch, cx, said).await?.success("cannot install the boot loader").map_err(
             |failure| {
                 failure
@@ -117,6 +122,14 @@ impl Install<'_> {
         let warning =
             "the activation did not end well; continuing because it is done again at every boot";
         Ok((!activated.ok()).then(|| warning.to_owned()))
+    }
+
+    /// Tells the system's own programs to refuse nothing, where that was asked for.
+    fn unchecked(&self, command: Command) -> Command {
+        match self.check {
+            true => command,
+            false => command.env("NIXOS_NO_CHECK", "1"),
+        }
     }
 
     async fn run(
@@ -194,6 +207,7 @@ mod tests {
             machine: &machine,
             system: &system,
             firmware,
+            check: true,
         })
         .await
     }

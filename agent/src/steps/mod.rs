@@ -17,6 +17,7 @@ mod image;
 mod inspect;
 mod install;
 mod kexec;
+mod keys;
 mod mount;
 mod reboot;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use image::{Arrived, Image};
 pub use inspect::{Inspect, Inspected};
 pub use install::{Install, Installed};
 pub use kexec::{Kexec, Loaded};
+pub use keys::{Keys, KeysReady};
 pub use mount::{Mount, Mounts};
 pub use reboot::{Reboot, Rebooting};
 pub use seal::{Seal, Sealed};

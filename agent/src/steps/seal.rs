@@ -1,7 +1,7 @@
 //! Leaves the disks as a clean shutdown would: nothing in use, everything written.
 
 use engine::step::{Context, Done, Repeat, Step};
-use landfall_proto::failure::Failure;
+use landfall_proto::{failure::Failure, order::KeyPath};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Machine, TARGET};
@@ -11,6 +11,8 @@ use crate::machine::{Machine, TARGET};
 pub struct Seal<'a> {
     /// The machine.
     pub machine: &'a Machine,
+    /// Key files that nobody needs any more.
+    pub keys: &'a [KeyPath],
 }
 
 /// Disks that nobody uses any more.
@@ -40,15 +42,38 @@ impl Step for Seal<'_> {
             cx.line(format!("{open} stays open; nothing uses it"));
         }
         self.machine.blocking(Machine::sync).await;
-        Ok(Done::new(Sealed {
+        let sealed = Sealed {
             unmounted,
             swaps,
             pools,
-        }))
+        };
+        // not before: a path of the installer may be one of the new system while that is mounted
+        Ok(match self.forget_keys().await {
+            None => Done::new(sealed),
+            Some(failure) => Done::warned(
+                sealed,
+                format!(
+                    "{}; continuing because it is in memory, which the reboot clears",
+                    failure.in_one_line()
+                ),
+            ),
+        })
     }
 
     async fn still_true(&self, _: &Sealed) -> bool {
         self.machine.mounts_below(TARGET).is_empty()
+    }
+}
+
+impl Seal<'_> {
+    /// Forgets every key it can, and returns why one could not be.
+    async fn forget_keys(&self) -> Option<Failure> {
+        let keys = self.keys.to_vec();
+        let forget = move |machine: &Machine| {
+            let forgotten = keys.iter().map(|key| machine.forget_key(key).err());
+            forgotten.fold(None, Option::or)
+        };
+        self.machine.blocking(forget).await
     }
 }
 
@@ -62,7 +87,11 @@ mod tests {
         let swaps = "Filename Type Size Used Priority\n/dev/vda2 partition 1 0 -2\n/dev/zram0 partition 1 0 5\n";
         let stage = Stage::new().mounted().file("proc/swaps", swaps);
         let machine = stage.machine();
-        let sealed = run(&Seal { machine: &machine }).await.unwrap();
+        let seal = Seal {
+            machine: &machine,
+            keys: &[],
+        };
+        let sealed = run(&seal).await.unwrap();
         let swaps = vec!["/dev/vda2".to_owned()];
         assert_eq!(
             sealed,
@@ -73,5 +102,23 @@ mod tests {
             }
         );
         assert!(!machine.is_mount_point(TARGET));
+    }
+
+    #[tokio::test]
+    async fn keys_are_forgotten() {
+        let memory = "1 0 0:2 / / rw - tmpfs tmpfs rw\n";
+        let stage = Stage::new().file("proc/self/mountinfo", memory);
+        let machine = stage.machine();
+        let keys = ["/tmp/a.key", "/tmp/b.key"].map(|path| path.parse().unwrap());
+        for key in &keys {
+            machine.keep_key(key, b"secret").unwrap();
+        }
+        let seal = Seal {
+            machine: &machine,
+            keys: &keys,
+        };
+        run(&seal).await.unwrap();
+        assert_eq!(machine.missing_key(&keys), Some(&keys[0]));
+        assert_eq!(machine.missing_key(&keys[1..]), Some(&keys[1]));
     }
 }

@@ -6,14 +6,17 @@ use engine::step::Context;
 use landfall_proto::{
     event::Unit,
     failure::Failure,
-    order::{Blob, Input, StoreRoot},
+    order::{Blob, Describer, Input, KeyPath, StorePath, StoreRoot},
     v1::Codec,
     wire::Target,
 };
 use tokio::io::AsyncWriteExt;
 
 use super::Desk;
-use crate::{local::file, remote::store::StoreSocket};
+use crate::{
+    local::{file, secret::Secret},
+    remote::{agent::Description, store::StoreSocket},
+};
 
 /// How much of a blob is read at once.
 const READ: usize = 256 << 10;
@@ -74,6 +77,20 @@ impl Desk {
     /// Makes a socket that stands for a store on the target.
     pub async fn store(&self, root: StoreRoot) -> Result<StoreSocket, Failure> {
         StoreSocket::listen(&self.sockets, self.mux().await?, root)
+    }
+
+    /// Hands one key file over, after the order that names it and before [`Input::Keys`] is supplied.
+    pub async fn entrust(&self, path: &KeyPath, content: &Secret) -> Result<(), Failure> {
+        Ok(self.link().await?.entrust(&self.run, path, content).await?)
+    }
+
+    /// Lets a program on the machine describe its hardware: one in the installer's store, else the installer's own.
+    pub async fn describe(
+        &self,
+        describer: Describer,
+        program: Option<&StorePath>,
+    ) -> Result<Description, Failure> {
+        Ok(self.link().await?.describe(describer, program).await?)
     }
 
     /// Says that an input has been delivered.

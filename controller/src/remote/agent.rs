@@ -12,7 +12,7 @@ use std::{
 
 use landfall_proto::{
     facts::Facts,
-    order::{Input, Order, RunId},
+    order::{Describer, Input, KeyPath, Order, RunId, StorePath},
     v1, wire,
 };
 use tokio::{
@@ -31,12 +31,16 @@ use super::{
     trouble::{self, LinkError, Meaning},
     upload::{self, Placed},
 };
-use crate::local::keys::Credentials;
+use crate::local::{keys::Credentials, secret::Secret};
 
 /// A call that changes or asks something small.
 const CALL: Duration = Duration::from_secs(30);
 /// Looking at a machine with many disks.
 const INSPECT: Duration = Duration::from_secs(120);
+/// Describing the hardware: the agent ends the program after 300 s, and one call may wait for another.
+const DESCRIBE: Duration = Duration::from_secs(630);
+/// Bytes a second at which a key still arrives in time.
+const KEY_PACE: u64 = 16 << 10;
 /// One try to connect: ssh's own login, TLS, Hello. A person may have to type a passphrase.
 const CONNECT: Duration = Duration::from_secs(60);
 const CONNECT_PERSON: Duration = Duration::from_secs(180);
@@ -106,6 +110,15 @@ pub enum Started {
     AlreadyThere,
     /// Another run holds the machine.
     OtherRun(String),
+}
+
+/// What a program wrote about the hardware of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// What it wrote to its standard output.
+    pub output: Vec<u8>,
+    /// The end of what it wrote to its standard error.
+    pub complaints: String,
 }
 
 impl Link {
@@ -188,6 +201,42 @@ impl Link {
         })
         .await?;
         Ok(())
+    }
+
+    /// Hands one key file over, to lie where the order says that one does.
+    pub async fn entrust(
+        &self,
+        run: &RunId,
+        path: &KeyPath,
+        content: &Secret,
+    ) -> Result<(), LinkError> {
+        let size = content.expose().len() as u64;
+        let patience = CALL + Duration::from_secs(size / KEY_PACE);
+        self.call(patience, |mut client: Client| {
+            // overwrites itself when it was sent
+            let request = wire::key_to_wire(run, path, content.expose());
+            async move { client.entrust(request).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Lets a program describe the hardware: one in the installer's store, else the installer's own.
+    pub async fn describe(
+        &self,
+        describer: Describer,
+        program: Option<&StorePath>,
+    ) -> Result<Description, LinkError> {
+        let request = wire::describer_to_wire(describer, program);
+        let reply = self
+            .call(DESCRIBE, |mut client: Client| {
+                let request = request.clone();
+                async move { client.describe(request).await }
+            })
+            .await?;
+        let (output, complaints) =
+            wire::description_from_wire(reply).map_err(|error| unreadable(&error))?;
+        Ok(Description { output, complaints })
     }
 
     /// Stops the run.
