@@ -171,7 +171,7 @@ mod tests {
         mut far: fs::File,
         prompt: &'static str,
         typed: &'static str,
-    ) -> std::thread::JoinHandle<String> {
+    ) -> std::thread::JoinHandle<(String, fs::File)> {
         std::thread::spawn(move || {
             let mut seen = String::new();
             let mut buffer = [0; 256];
@@ -184,7 +184,7 @@ mod tests {
                 let count = far.read(&mut buffer).unwrap();
                 seen += &String::from_utf8_lossy(&buffer[..count]);
             }
-            seen
+            (seen, far)
         })
     }
 
@@ -197,7 +197,8 @@ mod tests {
             terminal.ask("\u{1b}[2Jpassword: ", false),
         );
         assert_eq!(answer.await.unwrap().unwrap().expose(), b"hunter 2");
-        assert_eq!(far.join().unwrap(), "password: \r\n");
+        let (seen, _far) = far.join().unwrap();
+        assert_eq!(seen, "password: \r\n");
         let now = termios::tcgetattr(&*terminal.file).unwrap();
         assert!(now.local_flags.contains(LocalFlags::ECHO));
     }
