@@ -78,7 +78,8 @@ impl<S: Store> Run<S> {
         let outcome = Outcome::Skipped {
             reason: reason.to_owned(),
         };
-        self.mark(Some(name), Kind::StepFinished { outcome }, None)
+        let skipped = self.mark(Some(name), Kind::StepFinished { outcome }, None);
+        skipped.map_err(|failure| self.end_failed(name, failure))
     }
 
     /// Ends the run after its last step.
@@ -88,7 +89,7 @@ impl<S: Store> Run<S> {
             self.journal.header.plan.len(),
             "all steps of the plan are over"
         );
-        self.mark(None, Kind::RunFinished, None)
+        self.end(vec![(None, Kind::RunFinished)])
     }
 
     async fn recover_or_run<T: Step>(&mut self, step: &T) -> Result<T::Proof, Failure> {
@@ -192,21 +193,38 @@ impl<S: Store> Run<S> {
             },
             false => Kind::RunFailed,
         };
-        let told = self
-            .mark(
-                Some(name),
-                Kind::StepFailed {
-                    failure: failure.clone(),
-                },
-                None,
-            )
-            .and_then(|()| self.mark(None, end, None));
+        let failed = Kind::StepFailed {
+            failure: failure.clone(),
+        };
+        let told = self.end(vec![(Some(name), failed), (None, end)]);
         match told {
             Ok(()) => failure,
             // the first failure is the one to look at
             Err(second) if second.code == failure.code => failure,
             Err(second) => failure.because(second.what),
         }
+    }
+
+    /// Tells how the run ended.
+    ///
+    /// What cannot be journaled is told all the same: whoever waits for the end would wait for ever. To a later process
+    /// it is as if this one had been killed.
+    fn end(&mut self, told: Vec<(Option<&str>, Kind)>) -> Result<(), Failure> {
+        let mut journaled = Ok(());
+        for (step, kind) in told {
+            let event = self.board.next_heavy(step, kind);
+            // nothing after a gap: a journal with one is refused
+            if journaled.is_ok() {
+                journaled = self.journal.append(Mark {
+                    event: event.clone(),
+                    proof: None,
+                });
+            }
+            self.board
+                .tell_heavy(event)
+                .expect("a run tells its own events in order");
+        }
+        journaled.map_err(|error| cannot_journal(&error))
     }
 
     fn mark(

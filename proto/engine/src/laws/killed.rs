@@ -161,7 +161,7 @@ async fn run_cut_off_at_any_byte_is_taken_up() {
 }
 
 #[tokio::test]
-async fn nothing_is_told_that_is_not_journaled() {
+async fn nothing_is_told_that_is_not_journaled_but_the_end() {
     // the store itself looks at the board at every line
     let (memory, machine) = (Memory::default(), Machine::default());
     let (life, state) = live(&memory, &machine).await;
@@ -172,7 +172,13 @@ async fn nothing_is_told_that_is_not_journaled() {
         drop(memory.open());
         let (life, state) = live(&memory.meets(line, Fate::Full), &Machine::default()).await;
         assert_eq!(life, Life::Failed("LF0901".to_owned()));
-        assert_eq!((state.next as usize, state.end), (line - 1, None));
+        // a step that failed and a run that did, or the run that finished: told, so that nobody waits for ever
+        let end = match line {
+            11 => (line, Some(End::Finished)),
+            _ => (line + 1, Some(End::Failed)),
+        };
+        assert_eq!((state.next as usize, state.end), end);
+        assert_eq!(memory.marks().len(), line - 1);
     }
 }
 
@@ -185,4 +191,23 @@ async fn full_journal_does_not_hide_why_a_step_failed() {
     let failure = run.step(&Inspect(&machine)).await.unwrap_err();
     assert_eq!(failure.what, "cannot inspect");
     assert_eq!(failure.causes, ["cannot remember what was done"]);
+}
+
+#[tokio::test]
+async fn watcher_of_a_run_that_cannot_be_journaled_sees_its_end() {
+    let (memory, machine) = (Memory::default(), Machine::default());
+    let full = memory.meets(3, Fate::Full);
+    let mut run = Run::begin(full.open(), CancellationToken::new()).unwrap();
+    let (board, mut heard) = (run.board(), run.board().listen());
+    let failure = run.step(&Inspect(&machine)).await.unwrap_err();
+    let state = board.ended().await;
+    assert_eq!(
+        (state.end.as_ref(), state.failure()),
+        (Some(&End::Failed), Some(&failure))
+    );
+    let told: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+    assert_eq!(told.last().unwrap().kind, Kind::RunFailed);
+    // to the next process the step was cut off
+    let (life, state) = live(&memory, &machine).await;
+    assert_eq!((life, state.end), (Life::Finished, Some(End::Finished)));
 }
