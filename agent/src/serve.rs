@@ -83,6 +83,7 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
             .code("LF1207"));
     };
     command::end_leftovers();
+    files::usual_umask();
     let callers = tunnel::listen(dir)?;
     let session = Session::open(machine)?;
     let service = AgentServer::new(Service {

@@ -4,9 +4,9 @@
 //! through links, no device nodes, and no more than fits.
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, BufReader, Read},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink},
     path::{Component, Path, PathBuf},
 };
 
@@ -18,6 +18,9 @@ use super::{broken, files};
 
 /// Space that an archive leaves free: 16 MiB.
 const RESERVE: u64 = 16 << 20;
+
+/// What a directory's owner may do while it is filled.
+const OPEN: u32 = 0o700;
 
 /// Where the symbolic links of an archive may lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,13 +143,15 @@ impl Unpacking<'_> {
             Ok(found) if found.is_dir() => {
                 if let Some(made) = self.modes.iter_mut().find(|(made, _)| made == path) {
                     made.1 = mode;
+                    fs::set_permissions(path, Permissions::from_mode(mode | OPEN))?;
                 }
                 return Ok(());
             }
             Ok(_) => fs::remove_file(path)?,
             Err(_) => {}
         }
-        fs::create_dir(path)?;
+        // never wider than it will be, also if nobody comes to set its last mode
+        DirBuilder::new().mode(mode | OPEN).create(path)?;
         self.modes.push((path.to_owned(), mode));
         Ok(())
     }
@@ -251,8 +256,12 @@ fn clear(path: &Path) -> io::Result<()> {
 }
 
 fn write_file<R: Read>(path: &Path, entry: &mut Entry<'_, R>, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     io::copy(entry, &mut file)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     let mtime = entry.header().mtime().unwrap_or(0);
@@ -302,7 +311,7 @@ impl<R: Read, P: FnMut(u64)> Read for Counted<R, P> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, os::unix::fs::MetadataExt};
 
     use super::*;
 
@@ -317,6 +326,8 @@ mod tests {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(*kind);
             header.set_mode(*mode);
+            header.set_uid(65_534);
+            header.set_gid(65_534);
             header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
             let link = matches!(kind, EntryType::Symlink | EntryType::Link);
             if link {
@@ -472,6 +483,43 @@ mod tests {
         assert_eq!((mode("etc"), mode("etc/key")), (0o751, 0o600));
         assert_eq!((mode("closed"), mode("closed/run")), (0o500, 0o4755));
         assert_eq!(fs::read(dir.path().join("etc/key")).unwrap(), b"new");
+    }
+
+    #[test]
+    fn directory_is_never_wider_than_it_will_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let items = [
+            Item("home/.ssh", EntryType::Directory, 0o700, ""),
+            Item("home/.ssh/id", EntryType::Regular, 0o644, "key"),
+            Item("home/pipe", EntryType::Fifo, 0o644, ""),
+        ];
+        // what breaks off half way never sets the last modes
+        assert!(unpacked(&tarball(&items), dir.path(), Links::Anywhere).is_err());
+        let mode = |name: &str| {
+            let found = fs::metadata(dir.path().join(name)).unwrap();
+            found.permissions().mode() & 0o7777
+        };
+        assert_eq!((mode("home"), mode("home/.ssh")), (0o755, 0o700));
+    }
+
+    #[test]
+    fn links_and_owner_are_those_of_extra_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let items = [
+            Item("etc/link", EntryType::Symlink, 0o777, "/nix/store/x"),
+            Item("etc/dangling", EntryType::Symlink, 0o777, "nowhere"),
+            Item("etc/file", EntryType::Regular, 0o2750, "x"),
+        ];
+        unpacked(&tarball(&items), dir.path(), Links::Anywhere).unwrap();
+        for (name, target) in [("etc/link", "/nix/store/x"), ("etc/dangling", "nowhere")] {
+            let found = fs::read_link(dir.path().join(name)).unwrap();
+            assert_eq!(found, Path::new(target));
+        }
+        let own = nix::unistd::geteuid().as_raw();
+        for name in ["etc", "etc/link", "etc/file"] {
+            let found = fs::symlink_metadata(dir.path().join(name)).unwrap();
+            assert_eq!(found.uid(), own, "{name}: the archive says nobody");
+        }
     }
 
     #[test]

@@ -18,6 +18,15 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
     write_io(path, content, mode).map_err(broken(format!("cannot write {}", path.display())))
 }
 
+/// Lets others read what this process and its programs make, unless it says otherwise.
+///
+/// A login may hand down another mask, and folders of the new system would be closed to its users. Secrets never rely
+/// on the mask.
+pub fn usual_umask() {
+    use nix::sys::stat::{Mode, umask};
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+}
+
 /// Makes a directory that only root may enter, where there is none.
 pub fn private_directory(path: &Path) -> Result<(), Failure> {
     let made = fs::create_dir_all(path);
