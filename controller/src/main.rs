@@ -18,6 +18,7 @@ use landfall::{
     remote::askpass,
     request::Output,
     screen::{Style, replay},
+    vm_test,
 };
 use landfall_proto::failure::Failure;
 
@@ -57,7 +58,7 @@ fn perform(task: Task) -> Exit {
     match task {
         Task::Install(request) => run(operate::install(*request)),
         Task::Check(request) => run(check::check(*request)),
-        Task::VmTest(_) => usage(Err(Failure::new("cannot test a configuration"))),
+        Task::VmTest(test) => run(vm_test::vm_test(*test)),
         Task::Explain(words) if words.is_empty() => usage(print(explain::list().as_bytes())),
         Task::Explain(words) => {
             usage(explain::answer(&words).and_then(|text| print(text.as_bytes())))
@@ -86,7 +87,9 @@ fn print(text: &[u8]) -> Result<(), Failure> {
     match stdout.write_all(text).and_then(|()| stdout.flush()) {
         // whoever has read enough closes it
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new("cannot write to stdout").caused_by(&error).code("LF0420"))
+            Err(Failure::new("cannot write to stdout")
+                .caused_by(&error)
+                .code("LF0420"))
         }
         _ => Ok(()),
     }
@@ -94,7 +97,11 @@ fn print(text: &[u8]) -> Result<(), Failure> {
 
 /// Prints the manual page, or writes all of them to a folder.
 fn manual(folder: Option<&Path>) -> Result<(), Failure> {
-    let cannot = |error: io::Error| Failure::new("cannot make the manual pages").caused_by(&error).code("LF0420");
+    let cannot = |error: io::Error| {
+        Failure::new("cannot make the manual pages")
+            .caused_by(&error)
+            .code("LF0420")
+    };
     let pages = pages::manual().map_err(cannot)?;
     let Some(folder) = folder else {
         let (_, first) = &pages[0];
@@ -137,7 +144,9 @@ fn run(work: impl Future<Output = Exit>) -> Exit {
             exit
         }
         Err(error) => {
-            let failure = Failure::new("cannot start").caused_by(&error).code("LF0402");
+            let failure = Failure::new("cannot start")
+                .caused_by(&error)
+                .code("LF0402");
             tell(&Ended::usage(failure))
         }
     }

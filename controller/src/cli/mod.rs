@@ -200,7 +200,11 @@ fn install(
 
 /// Returns the options of `install` that stand on the command line: by id, and as users know them.
 fn given(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
-    let matches = matches.subcommand_matches("install").unwrap_or(matches);
+    let matches = match matches.subcommand() {
+        None => matches,
+        Some(("install", matches)) => matches,
+        Some(_) => return Vec::new(),
+    };
     let given = command.get_arguments().filter(|arg| {
         matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)
     });

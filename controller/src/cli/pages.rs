@@ -25,27 +25,44 @@ pub fn manual() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut command = super::command();
     command.build();
     let all = std::iter::once(&command).chain(command.get_subcommands());
-    all.map(|command| {
-        let man = Man::new(command.clone().after_help(""));
-        let mut page = Vec::new();
-        man.render_title(&mut page)?;
-        man.render_name_section(&mut page)?;
-        man.render_synopsis_section(&mut page)?;
-        man.render_description_section(&mut page)?;
-        man.render_options_section(&mut page)?;
-        let whole = command.get_name() == "landfall";
-        if whole {
-            man.render_subcommands_section(&mut page)?;
+    all.map(page).collect()
+}
+
+fn page(command: &Command) -> io::Result<(String, Vec<u8>)> {
+    let whole = command.get_name() == "landfall";
+    let man = Man::new(command.clone().override_usage(usage(command))).manual("Landfall");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if whole {
+        man.render_subcommands_section(&mut page)?;
+    }
+    if takes_a_machine(command) {
+        for text in [ENVIRONMENT, &exit::table(), EXAMPLES] {
+            page.extend(verbatim(text).into_bytes());
         }
-        if takes_a_machine(command) {
-            for text in [ENVIRONMENT, &exit::table(), EXAMPLES] {
-                page.extend(verbatim(text).into_bytes());
-            }
-        }
+    }
+    if whole {
         man.render_version_section(&mut page)?;
-        Ok((man.get_filename(), page))
-    })
-    .collect()
+    }
+    Ok((man.get_filename(), page))
+}
+
+/// Returns the forms of a command without naming every option, which fills a screen.
+fn usage(command: &Command) -> String {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let mut named = command.get_arguments().filter(|arg| !arg.is_positional());
+    let options = named.next().map(|_| " [OPTIONS]");
+    let words = command.get_positionals().filter(|arg| !arg.is_hide_set());
+    let words: String = words.map(|arg| format!(" {arg}")).collect();
+    let plain = format!("{name}{}{words}", options.unwrap_or_default());
+    match command.has_subcommands() {
+        true => format!("{plain}\n{name} <COMMAND>"),
+        false => plain,
+    }
 }
 
 fn takes_a_machine(command: &Command) -> bool {

@@ -54,6 +54,9 @@ fn given_twice(error: &clap::Error) -> Option<String> {
 
 /// Lets the last one count of an option that clap writes in this way, and tells whether it has a value.
 fn last_counts(mut command: Command, option: &str) -> Option<(Command, bool)> {
+    // how clap writes an option is known only once the command is built, and then it cannot be changed any more
+    let mut built = command.clone();
+    built.build();
     let found = |command: &Command| {
         let mut args = command.get_arguments();
         let arg = args.find(|arg| arg.to_string() == option)?;
@@ -63,22 +66,16 @@ fn last_counts(mut command: Command, option: &str) -> Option<(Command, bool)> {
     let relax =
         |command: Command, id: &Id| command.mut_arg(id, |arg| arg.overrides_with(id.clone()));
     let mut has_value = None;
-    if let Some((id, values)) = found(&command) {
+    if let Some((id, values)) = found(&built) {
         command = relax(command, &id);
         has_value = Some(values);
     }
-    let names: Vec<String> = command
-        .get_subcommands()
-        .map(|one| one.get_name().to_owned())
-        .collect();
-    for name in names {
-        command = command.mut_subcommand(name, |one| match found(&one) {
-            Some((id, values)) => {
-                has_value = Some(values);
-                relax(one, &id)
-            }
-            None => one,
-        });
+    for one in built.get_subcommands() {
+        let Some((id, values)) = found(one) else {
+            continue;
+        };
+        command = command.mut_subcommand(one.get_name(), |one| relax(one, &id));
+        has_value = Some(values);
     }
     Some((command, has_value?))
 }
