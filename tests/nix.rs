@@ -4,6 +4,8 @@
 //! them is that every file parses, that everything evaluates against `nix/nixpkgs-stub`, and that the
 //! image's start script does what the agent relies on.
 
+mod operator;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,

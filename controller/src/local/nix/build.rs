@@ -153,8 +153,10 @@ impl Nix {
             return self.copy_to(socket, path, cx).await;
         };
         let built = self.realise_there(derivation, socket, cx).await;
-        let built = built.map_err(|failure| {
-            failure.hint("build it here with `--build-on local` if this machine can")
+        let built = built.map_err(|mut failure| {
+            // the builder's log is on the machine, in a store that nobody asks
+            failure.hints.retain(|hint| !hint.contains("nix log"));
+            failure.hint("build it here with `--build-on local`, if this machine can")
         })?;
         if built == *path {
             return Ok(());

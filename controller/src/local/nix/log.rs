@@ -199,7 +199,9 @@ impl Log {
         {
             told.push(first.clone());
         }
-        if let Some(build) = self.failed_build() {
+        // a daemon puts them into the error itself
+        let has_lines = told.iter().any(|text| text.contains("log lines:"));
+        if let Some(build) = self.failed_build().filter(|_| !has_lines) {
             let lines: Vec<String> = build.lines.iter().map(|line| format!("> {line}")).collect();
             told.push(lines.join("\n"));
         }

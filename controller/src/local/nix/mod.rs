@@ -44,7 +44,12 @@ impl Nix {
                 .hint("install it from https://nixos.org/download, or open a new shell if you just did")
                 .code("LF0360"));
         };
-        Ok(Self { options, program })
+        Ok(Self::at(program, options))
+    }
+
+    /// Takes the `nix` at this path.
+    pub fn at(program: PathBuf, options: NixOptions) -> Self {
+        Self { options, program }
     }
 
     /// Evaluates an attribute below the configuration's `config`, after `apply` where it is given.
