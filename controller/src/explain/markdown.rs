@@ -38,17 +38,26 @@ fn messages(text: &mut String) {
         "The number is that of its reference manual; messages without one are not in it.\n\n",
     );
     text.push_str("| number | message | here |\n|---|---|---|\n");
-    let pages = blocks().iter().flat_map(|block| &block.pages);
-    let heirs = pages.flat_map(|page| {
+    let mut rows: Vec<(&Was, Vec<String>)> = Vec::new();
+    for page in blocks().iter().flat_map(|block| &block.pages) {
         let here = format!("[{}](#{})", page.code, anchor(page));
-        page.was.iter().map(move |was| (was, here.clone()))
-    });
-    let gone = gone().iter().map(|gone| (&gone.was, gone.why.clone()));
-    let mut rows: Vec<(&Was, String)> = heirs.chain(gone).collect();
+        for was in &page.was {
+            let same = |(other, _): &&mut (&Was, _)| (other.id, other.words) == (was.id, was.words);
+            match rows.iter_mut().find(same) {
+                Some((_, heirs)) => heirs.push(here.clone()),
+                None => rows.push((was, vec![here.clone()])),
+            }
+        }
+    }
+    rows.extend(
+        gone()
+            .iter()
+            .map(|gone| (&gone.was, vec![gone.why.clone()])),
+    );
     rows.sort_by_key(|(was, _)| (was.id.is_none(), was.id));
-    for (was, here) in rows {
+    for (was, heirs) in rows {
         let id = was.id.map_or_else(String::new, |id| id.to_string());
-        let _ = writeln!(text, "| {id} | {} | {here} |", was.words);
+        let _ = writeln!(text, "| {id} | {} | {} |", was.words, heirs.join(", "));
     }
 }
 
