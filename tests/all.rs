@@ -7,10 +7,15 @@
 )]
 
 mod cli;
+mod errors;
 mod install;
+mod layouts;
+mod login;
 mod machine;
 mod nix;
 mod refusals;
+mod resume;
+mod separated;
 mod sizes;
 mod tidy;
 

@@ -104,7 +104,10 @@ impl Assets {
         self.item("boot").join("initrd")
     }
 
-    /// A Debian with systemd, sshd and sudo; lets in root and `op`. Raw, 2 GiB, sparse.
+    /// A Debian with systemd and sshd. Raw, 2 GiB, sparse.
+    ///
+    /// The rig's key lets in root and `op`, who may use sudo; `asked`, whom sudo asks for the password
+    /// `let me in`, with which ssh lets in too; and `doer`, who may use doas.
     #[must_use]
     pub fn target_disk(&self) -> PathBuf {
         self.item("target").join("disk.raw")
@@ -117,6 +120,9 @@ impl Assets {
     }
 
     /// The stand-in installer in the layout of the stock image, `.tar.gz`.
+    ///
+    /// Programs that look at hardware say something fixed there; files `/run/rig-hardware-fails`,
+    /// `-complains` and `-garbles` make them fail half way, talk on stderr, or end early and well.
     #[must_use]
     pub fn installer_tarball(&self) -> PathBuf {
         self.item("installer").join("kexec.tar.gz")
@@ -134,7 +140,8 @@ impl Assets {
         self.item("installer").join("initrd")
     }
 
-    /// A flake with `nixosConfigurations.demo` and its relatives (see `tests/recipes/fixture`).
+    /// A flake with `nixosConfigurations.demo` and its relatives, among them one for each layout of
+    /// disks (see `tests/recipes/fixture`).
     #[must_use]
     pub fn fixture_flake(&self) -> PathBuf {
         self.item("fixture").join("flake")

@@ -2,15 +2,19 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::{assets::Assets, machine::Machine, ssh::Ssh};
+use crate::{assets::Assets, machine::Machine, patience, ssh::Ssh};
+
+/// The login of most tests.
+pub const ROOT: &str = "root@127.0.0.1";
 
 /// An operator who has never used landfall before, and whose folders are gone with this value.
 #[derive(Debug)]
@@ -65,21 +69,84 @@ impl Operator {
     /// it may erase; what to do there is the caller's to add.
     #[must_use]
     pub fn landfall(&self, assets: &Assets, machine: &Machine) -> Command {
+        self.landfall_as(assets, machine, ROOT)
+    }
+
+    /// The same with another login: `user@127.0.0.1`, or `127.0.0.1` alone.
+    #[must_use]
+    pub fn landfall_as(&self, assets: &Assets, machine: &Machine, host: &str) -> Command {
         let mut command = self.command(assets, crate::binaries::controller());
-        command.args(reach(machine.ssh_login()));
+        command.args(reach(machine.ssh_login(), host));
         command
+    }
+
+    /// The store path of something that the fixture has, such as
+    /// `nixosConfigurations.demo.config.system.build.toplevel`; built if it has to be.
+    pub fn build(&self, assets: &Assets, attribute: &str) -> Result<String> {
+        let mut nix = self.command(assets, "nix");
+        nix.args(["build", "--no-link", "--print-out-paths"]);
+        nix.arg(format!("{}#{attribute}", assets.fixture_flake().display()));
+        let built = nix.output().context("starting nix")?;
+        ensure!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        Ok(String::from_utf8(built.stdout)?.trim_end().to_owned())
     }
 }
 
+/// How a command ended, and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none if it was killed, at the deadline or by somebody else.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: Vec<u8>,
+    /// What it told the person who waited.
+    pub stderr: String,
+}
+
+/// Runs `command` without a terminal until it ends; kills it when `deadline` is over.
+///
+/// `look` is called again and again while it runs.
+pub fn run(command: &mut Command, deadline: Duration, mut look: impl FnMut()) -> Result<Ended> {
+    let desk = TempDir::with_prefix("desk-").context("making a folder for what is said")?;
+    let (out, err) = (desk.path().join("out"), desk.path().join("err"));
+    command
+        .stdin(Stdio::null())
+        .stdout(File::create(&out)?)
+        .stderr(File::create(&err)?);
+    let mut child = command.spawn().context("starting the command")?;
+    let ended = patience::until("the command's end", deadline, || {
+        look();
+        Ok(child.try_wait()?)
+    });
+    let code = match ended {
+        Ok(status) => status.code(),
+        Err(_) => {
+            child.kill()?;
+            child.wait()?;
+            None
+        }
+    };
+    let stderr = String::from_utf8_lossy(&fs::read(&err)?).into_owned();
+    Ok(Ended {
+        code,
+        stdout: fs::read(&out)?,
+        stderr,
+    })
+}
+
 /// The arguments that lead to a machine of the rig, before and after its kexec, and let landfall
-/// erase it. The last one is the host.
+/// erase it. The last one is `host`.
 #[must_use]
-pub fn reach(ssh: &Ssh) -> Vec<String> {
+pub fn reach(ssh: &Ssh, host: &str) -> Vec<String> {
     let port = ssh.port.to_string();
     let words = ["-i", path(&ssh.key), "-p", &port];
     // the line's port stays what it is, whatever answers at its other end
     let after = ["--post-kexec-ssh-port", &port];
-    let policy = ["--host-key-policy", "accept-new", "--yes", "root@127.0.0.1"];
+    let policy = ["--host-key-policy", "accept-new", "--yes", host];
     let all = words.into_iter().chain(after).chain(policy);
     all.map(str::to_owned).collect()
 }

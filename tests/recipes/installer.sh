@@ -31,13 +31,21 @@ VERSION_ID="25.11"
 VARIANT="Installer"
 VARIANT_ID=installer
 END
-mkdir -p "$root/etc/nix" "$root/nix" "$root/mnt" "$root/var/cache"
+mkdir -p "$root/etc/nix" "$root/nix" "$root/mnt" "$root/var/cache/rig"
 cat > "$root/etc/nix/nix.conf" <<END
 experimental-features = nix-command flakes
 build-users-group =
 substituters =
 sandbox = false
+extra-system-features = rig-installer
 END
+
+# a binary cache without paths, for systems that name it as theirs
+echo 'StoreDir: /nix/store' > "$root/var/cache/rig/nix-cache-info"
+
+for program in nixos-generate-config nixos-facter; do
+  cp "$RECIPES/installer/$program" "$root/usr/bin/"
+done
 
 units=$root/etc/systemd/system
 mkdir -p "$units/multi-user.target.wants" "$units/ssh.service.d" "$root/etc/systemd/network"

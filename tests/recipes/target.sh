@@ -1,6 +1,7 @@
 # target.sh: the disk of a Debian machine that is to be taken over. One ext4 without partitions, so
 # that no boot loader is needed here and the installed system's has to come from the installation.
-# Logins with the rig's key: root, and `op`, who may use sudo without a password.
+# Logins with the rig's key: root; `op`, who may use sudo without a password; `asked`, whom sudo asks
+# for it, and sshd accepts it too: `let me in`; `doer`, who has doas instead.
 # in: OUT, WORK, TARGET_ROOT, KERNEL, KEY   out: OUT/disk.raw (2 GiB, sparse)
 set -eu
 
@@ -12,16 +13,19 @@ cp -a "$KERNEL/lib/modules/$version" "$root/usr/lib/modules/"
 rm -rf "$root"/usr/share/doc "$root"/usr/share/man "$root"/usr/share/locale "$root"/var/log/*.log \
   "$root"/etc/ssh/ssh_host_* "$root"/boot/*
 
-chroot "$root" useradd --create-home --shell /bin/bash op
+for login in op asked doer; do chroot "$root" useradd --create-home --shell /bin/bash "$login"; done
+echo 'asked:let me in' | chroot "$root" chpasswd
 echo 'op ALL=(ALL) NOPASSWD:ALL' > "$root/etc/sudoers.d/op"
-chmod 440 "$root/etc/sudoers.d/op"
-for home in root home/op; do
+echo 'asked ALL=(ALL) ALL' > "$root/etc/sudoers.d/asked"
+chmod 440 "$root/etc/sudoers.d/op" "$root/etc/sudoers.d/asked"
+echo 'permit nopass doer' > "$root/etc/doas.conf"
+for home in root home/op home/asked home/doer; do
   mkdir -p "$root/$home/.ssh"
   cp "$KEY/id.pub" "$root/$home/.ssh/authorized_keys"
   chmod 700 "$root/$home/.ssh"
   chmod 600 "$root/$home/.ssh/authorized_keys"
 done
-chroot "$root" chown -R op:op /home/op
+for login in op asked doer; do chroot "$root" chown -R "$login:$login" "/home/$login"; done
 
 # sshd's keys are made at first boot: each machine of the rig is somebody of its own. Only the RSA key
 # comes with the disk, because making one takes 10 s under TCG.
@@ -29,7 +33,7 @@ ssh-keygen -q -t rsa -b 3072 -N '' -C root@target -f "$root/etc/ssh/ssh_host_rsa
 mkdir -p "$root/etc/systemd/system/ssh.service.d"
 printf '[Service]\nExecStartPre=\nExecStartPre=/usr/bin/ssh-keygen -A\nExecStartPre=/usr/sbin/sshd -t\n' \
   > "$root/etc/systemd/system/ssh.service.d/host-keys.conf"
-printf 'UseDNS no\nPasswordAuthentication no\n' > "$root/etc/ssh/sshd_config.d/rig.conf"
+printf 'UseDNS no\nPasswordAuthentication no\nMatch User asked\n  PasswordAuthentication yes\n' > "$root/etc/ssh/sshd_config.d/rig.conf"
 
 printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' > "$root/etc/systemd/network/80-dhcp.network"
 wants=$root/etc/systemd/system/multi-user.target.wants

@@ -9,7 +9,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{machines, repository, table, up};
-use crate::{assets::Assets, install::reach, machine::control::Status, registry, ssh::Ssh};
+use crate::{
+    assets::Assets,
+    install::{ROOT, reach},
+    machine::control::Status,
+    registry,
+    ssh::Ssh,
+};
 
 const NAME: &str = "demo";
 /// Debian logs in after 13 to 17 s under emulation; on a busy host three times that.
@@ -101,7 +107,7 @@ fn install(repository: &Path, assets: &Assets, ssh: &Ssh) -> Command {
         .arg("--flake")
         .arg(format!("{}#demo", assets.fixture_flake().display()));
     landfall.arg("--kexec").arg(assets.installer_tarball());
-    landfall.arg("--copy-host-keys").args(reach(ssh));
+    landfall.arg("--copy-host-keys").args(reach(ssh, ROOT));
     landfall.env("LANDFALL_AGENT_DIR", assets.agents());
     landfall
 }

@@ -1,0 +1,141 @@
+//! Phases one by one, as who drives an installation by hand or from a script gives them: each command ends well,
+//! leaves the machine where the next one finds it, and needs no memory but the machine's.
+
+use std::{path::Path, process::Output, time::Duration};
+
+use landfall_tests::{
+    assets::Assets,
+    install::{self, Operator},
+    machine::{
+        Machine,
+        spec::{Boot, Spec},
+    },
+};
+
+/// Debian logs in after 13 to 30 s under emulation; with others beside it, much later.
+const BOOTS: Duration = Duration::from_secs(240);
+/// The longest of these takes 60 s on an idle host of two cores.
+const ENDS: Duration = Duration::from_secs(600);
+
+#[test]
+#[cfg_attr(
+    not(feature = "machines"),
+    ignore = "starts a machine; `cargo verify` runs it"
+)]
+fn phases_one_by_one_install_a_machine() {
+    let job = Job::new();
+
+    // Debian, as somebody who may use sudo
+    job.phases("kexec", "op@127.0.0.1");
+    let release = job.said("cat /etc/os-release");
+    for line in ["ID=nixos\n", "VARIANT_ID=installer\n"] {
+        assert!(release.contains(line), "{release}");
+    }
+    assert_eq!(job.said("ls -A /mnt"), "");
+    assert_eq!(
+        job.said("lsblk --noheadings --raw --output NAME /dev/vda"),
+        "vda\n"
+    );
+
+    // the installer, as whoever ssh says one is
+    job.phases("disko", "127.0.0.1");
+    assert_eq!(job.mounts(), "/mnt /dev/vda2\n/mnt/boot /dev/vda1\n");
+    assert_eq!(job.said("ls -A /mnt"), "boot\nlost+found\n");
+
+    // what was formatted is taken as it is
+    let formatted = job.said("blkid --output value --match-tag UUID /dev/vda2");
+    job.said("echo kept > /mnt/kept");
+    job.phases("install", "root@127.0.0.1");
+    assert_eq!(
+        job.said("blkid --output value --match-tag UUID /dev/vda2; cat /mnt/kept"),
+        format!("{formatted}kept\n")
+    );
+    assert_eq!(
+        job.said("readlink -f /mnt/nix/var/nix/profiles/system"),
+        format!("{}\n", job.toplevel)
+    );
+    assert_eq!(
+        job.said("cat /proc/sys/kernel/hostname"),
+        "nixos-installer\n"
+    );
+
+    // it leaves only now
+    assert_eq!(job.machine.status().unwrap().boots, 1);
+    job.phases("reboot", "root@127.0.0.1");
+    job.machine.wait_ssh(BOOTS).unwrap();
+    let status = job.machine.status().unwrap();
+    assert_eq!((status.boot, status.boots), (Boot::Disk, 2));
+    assert_eq!(
+        job.said("readlink -f /run/current-system; cat /kept"),
+        format!("{}\nkept\n", job.toplevel)
+    );
+    let kernel = job.said("dmesg");
+    for sign in ["recovery complete", "orphan", "not properly unmounted"] {
+        assert!(
+            !kernel.contains(sign),
+            "the disks were not left clean:\n{kernel}"
+        );
+    }
+}
+
+/// A Debian machine, and an operator who does one thing after the other.
+struct Job {
+    assets: Assets,
+    operator: Operator,
+    machine: Machine,
+    /// What the operator's nix says that `demo` is.
+    toplevel: String,
+}
+
+impl Job {
+    fn new() -> Self {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let assets = Assets::prepare(repository).unwrap();
+        let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+        let operator = Operator::new().unwrap();
+        let toplevel = "nixosConfigurations.demo.config.system.build.toplevel";
+        let toplevel = operator.build(&assets, toplevel).unwrap();
+        machine.wait_ssh(BOOTS).unwrap();
+        Self {
+            assets,
+            operator,
+            machine,
+            toplevel,
+        }
+    }
+
+    /// Runs one command to its end, which has to be a good one.
+    fn phases(&self, phases: &str, host: &str) {
+        let mut landfall = self.operator.landfall_as(&self.assets, &self.machine, host);
+        landfall
+            .arg("--flake")
+            .arg(format!("{}#demo", self.assets.fixture_flake().display()));
+        landfall.arg("--kexec").arg(self.assets.installer_tarball());
+        landfall.args(["--phases", phases]);
+        let ended = install::run(&mut landfall, ENDS, || ()).unwrap();
+        println!("--phases {phases}\n{}", ended.stderr);
+        assert_eq!(ended.code, Some(0), "--phases {phases} as {host}");
+    }
+
+    /// What is mounted for the new system.
+    fn mounts(&self) -> String {
+        self.said("while read -r device place rest; do case $place in /mnt*) echo $place $device; esac; done < /proc/mounts")
+    }
+
+    #[track_caller]
+    fn said(&self, command: &str) -> String {
+        text(self.machine.ssh(command).unwrap())
+    }
+}
+
+/// What was printed by a program that succeeded.
+#[track_caller]
+fn text(output: Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
