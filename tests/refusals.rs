@@ -280,9 +280,11 @@ log: LOG
             "plain",
             "\
 error: cannot become root on plain@127.0.0.1 [LF0203]
-caused by: sudo does not allow it without a password (user number 1001)
+caused by: sudo wants the password of plain
+caused by: there is no terminal to ask for it
 state: 127.0.0.1 is untouched
-hint: log in as root: `root@HOST`, or allow the user `sudo -n` without a password
+hint: give it with `--sudo-password-file FILE`, or `SUDOPASS=… landfall --env-sudo-password …`
+hint: log in as root: `root@HOST`
 log: LOG
 ",
         );

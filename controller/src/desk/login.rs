@@ -132,10 +132,10 @@ impl Login {
             };
         }
         let Some(asking) = &self.asking else {
-            return Err(machine
-                .no_root(&host)
-                .because("there is no terminal to ask for it")
-                .hint("give it with `--sudo-password-file FILE`, or `SUDOPASS=… landfall --env-sudo-password …`"));
+            let mut failure = machine.no_root(&host);
+            let hint = "give it with `--sudo-password-file FILE`, or `SUDOPASS=… landfall --env-sudo-password …`";
+            failure.hints.insert(0, hint.to_owned());
+            return Err(failure.because("there is no terminal to ask for it"));
         };
         let mut wrong = None;
         for _ in 0..TRIES {

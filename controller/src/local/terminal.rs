@@ -32,7 +32,10 @@ pub struct Terminal {
 
 /// Shows again what is typed, as soon as one of its owners says so.
 #[derive(Debug, Clone, Default)]
-pub struct Hidden(Arc<Mutex<Option<(Arc<fs::File>, Termios)>>>);
+pub struct Hidden(Arc<Mutex<Option<Before>>>);
+
+/// A terminal, and how it was before.
+type Before = (Arc<fs::File>, Termios);
 
 impl Terminal {
     /// Opens it, if there is one and this program is the one that may ask there now.

@@ -151,6 +151,7 @@ impl Asker {
     ) -> Result<Self, Failure> {
         let cannot = |error: &io::Error| {
             Failure::new("cannot answer what ssh may ask")
+                .code("LF0423")
                 .because(format!("listening in {}", folder.display()))
                 .caused_by(error)
         };
