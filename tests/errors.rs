@@ -85,18 +85,108 @@ fn list_of_errors_is_what_the_pages_say() {
     );
 }
 
+/// Command lines that nixos-anywhere refuses with a message, its words, and the code that stands for them here.
+const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "-f . h",
+        "Please specify the name of the NixOS configuration",
+        "LF0411",
+    ),
+    ("-f .#a", "ssh-host must be set", "LF0412"),
+    ("h", "flake must be set", "LF0413"),
+    (
+        "-f .#a --phases kexec,format h",
+        "Unknown phase: format",
+        "LF0410",
+    ),
+    (
+        "-f .#a --generate-hardware-config facter ./x h",
+        "Unknown hardware config backend: facter",
+        "LF0410",
+    ),
+    (
+        "-f .#a h --generate-hardware-config nixos-facter",
+        "Missing arguments for --generate-hardware-config <backend> <path>",
+        "LF0410",
+    ),
+    (
+        "-f .#a --disko-mode destroy h",
+        "Supported values for --disko-mode are disko, mount and format. Unknown mode : destroy",
+        "LF0410",
+    ),
+    (
+        "-f .#a --build-on here h",
+        "Supported values for --build-on are auto, local and remote. Unknown mode : here",
+        "LF0410",
+    ),
+    (
+        "-f .#a --build-on-remote --build-on local h",
+        "Conflicting flags: --build-on local and --build-on-remote used.",
+        "LF0410",
+    ),
+    (
+        "-s /d /s --disko-mode mount h",
+        "--disko-mode cannot be used if --store-paths is used",
+        "LF0410",
+    ),
+    ("-f", "$2: unbound variable", "LF0410"),
+    (
+        "--vm-test -s /d /s",
+        "--vm-test is not supported with --store-paths",
+        "LF0416",
+    ),
+    (
+        "--vm-test -f .#a --build-on-remote",
+        "--vm-test is not supported with --build-on-remote",
+        "LF0416",
+    ),
+    (
+        "--vm-test -f .#a --extra-files /x",
+        "--vm-test is not supported with --extra-files",
+        "LF0416",
+    ),
+    (
+        "--vm-test -f .#a --disk-encryption-keys /a /b",
+        "--vm-test is not supported with --disk-encryption-keys",
+        "LF0416",
+    ),
+    (
+        "--vm-test -f .#a --generate-hardware-config nixos-facter ./x",
+        "--vm-test is not supported with --generate-hardware-config.",
+        "LF0416",
+    ),
+];
+
+#[test]
+fn refused_command_line_names_the_heir_of_the_old_message() {
+    for (line, message, code) in REFUSED {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (exit, stdout, stderr) = landfall(&words);
+        let page = format!("\nhint: read more with `landfall explain {code}`\n");
+        assert_eq!((exit, stdout.as_str()), (Some(2), ""), "landfall {line}");
+        assert!(
+            stderr.starts_with("error: ") && stderr.ends_with(&page),
+            "landfall {line}: {stderr}"
+        );
+        let found = explain::answer(message).unwrap();
+        assert!(found.contains(code), "{message}: {found}");
+    }
+}
+
+/// Runs landfall far from the settings of whoever runs the tests.
+fn landfall(words: &[&str]) -> (Option<i32>, String, String) {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(binaries::controller());
+    command.args(words).env_clear().env("HOME", home.path());
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    (output.status.code(), stdout, stderr)
+}
+
 #[test]
 fn code_is_explained_on_stdout() {
-    let explain = |words: &[&str]| {
-        let mut command = Command::new(binaries::controller());
-        let output = command.arg("explain").args(words).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (
-            output.status.code(),
-            text(output.stdout),
-            text(output.stderr),
-        )
-    };
+    let explain = |words: &[&str]| landfall(&[&["explain"], words].concat());
     let (code, stdout, stderr) = explain(&["lf0102"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(
