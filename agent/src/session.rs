@@ -286,3 +286,81 @@ impl Session {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use landfall_proto::{order::Install, report::RunState};
+
+    use super::*;
+    use crate::machine::stage::Stage;
+
+    const MEMORY: &str = "1 0 0:2 / / rw - tmpfs tmpfs rw\n";
+    const SECRET: &[u8] = b"correct horse battery staple\n";
+
+    fn order(keys: &[&str]) -> Order {
+        let keys = keys.iter().map(|path| path.parse().unwrap()).collect();
+        Order {
+            run: RunId::from_bytes([7; 16]),
+            job: Job::Install(Install {
+                keys,
+                disko: None,
+                system: None,
+                nix: NixSettings::default(),
+                reboot: false,
+            }),
+        }
+    }
+
+    async fn ended(session: &Session) -> RunState {
+        session.board().unwrap().ended().await
+    }
+
+    #[tokio::test]
+    async fn key_is_where_it_was_asked_for_and_nowhere_else() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let session = Session::open(stage.machine()).unwrap();
+        session.start(order(&["/tmp/secret.key"])).unwrap();
+        let entrust = |path: &str| {
+            let content = Zeroizing::new(SECRET.to_vec());
+            session.entrust(path.parse().unwrap(), content)
+        };
+        let refused = entrust("/etc/shadow").await.unwrap_err();
+        assert_eq!(refused.what, "refusing to keep key /etc/shadow");
+        // a call whose answer was lost is made again
+        entrust("/tmp/secret.key").await.unwrap();
+        entrust("/tmp/secret.key").await.unwrap();
+        session.supply(Input::Keys);
+        assert_eq!(ended(&session).await.end, Some(End::Finished));
+        assert_eq!(stage.files_with(SECRET), ["tmp/secret.key"]);
+        let (events, _) = session.board().unwrap().report_since(0, 0);
+        let told = serde_json::to_string(&events).unwrap();
+        assert!(!told.contains("correct horse"));
+    }
+
+    #[tokio::test]
+    async fn run_without_its_key_fails_and_is_taken_up_with_it() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let session = Session::open(stage.machine()).unwrap();
+        let order = order(&["/tmp/secret.key"]);
+        session.start(order.clone()).unwrap();
+        session.supply(Input::Keys);
+        let state = ended(&session).await;
+        assert_eq!(state.failure().unwrap().code, "LF1311");
+        assert_eq!(session.start(order), Ok(Known::Started));
+        let content = Zeroizing::new(SECRET.to_vec());
+        let path = "/tmp/secret.key".parse().unwrap();
+        session.entrust(path, content).await.unwrap();
+        session.supply(Input::Keys);
+        assert_eq!(ended(&session).await.end, Some(End::Finished));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_for_nobody() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let session = Session::open(stage.machine()).unwrap();
+        let content = Zeroizing::new(SECRET.to_vec());
+        let refused = session.entrust("/tmp/secret.key".parse().unwrap(), content);
+        assert_eq!(refused.await.unwrap_err().code, "LF1312");
+        assert_eq!(stage.files_with(SECRET), Vec::<String>::new());
+    }
+}

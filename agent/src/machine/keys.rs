@@ -46,10 +46,8 @@ impl Machine {
         let forgotten = || -> io::Result<()> {
             let (place, kept) = (self.at(path.as_str()), self.kept_key(path));
             match fs::symlink_metadata(&place) {
-                Ok(found) if found.is_symlink() => {
-                    if fs::read_link(&place)? == kept {
-                        fs::remove_file(&place)?;
-                    }
+                Ok(found) if found.is_symlink() && fs::read_link(&place)? == kept => {
+                    fs::remove_file(&place)?;
                 }
                 Ok(found) if found.is_file() && self.in_memory(parent(&place))? => shred(&place)?,
                 _ => {}
@@ -148,6 +146,8 @@ fn overwrite(mut file: File, length: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::machine::stage::Stage;
 
@@ -178,9 +178,9 @@ mod tests {
         assert_eq!((mode(&place), mode(parent(&place))), (0o600, 0o700));
         assert_eq!(mode(&stage.root().join("tmp")), 0o700);
         assert_eq!(names(parent(&place)), 1);
-        assert_eq!(machine.missing_key(&[path.clone()]), None);
+        assert_eq!(machine.missing_key(from_ref(&path)), None);
         machine.forget_key(&path).unwrap();
-        assert_eq!(machine.missing_key(&[path.clone()]), Some(&path));
+        assert_eq!(machine.missing_key(from_ref(&path)), Some(&path));
         assert_eq!(machine.forget_key(&path), Ok(()));
     }
 
@@ -194,7 +194,7 @@ mod tests {
         assert!(kept.starts_with(stage.root().join("run/landfall/keys")));
         assert_eq!(fs::read(&place).unwrap(), b"key");
         assert_eq!((mode(&kept), mode(parent(&kept))), (0o600, 0o700));
-        assert_eq!(machine.missing_key(&[path.clone()]), None);
+        assert_eq!(machine.missing_key(from_ref(&path)), None);
         machine.forget_key(&path).unwrap();
         assert!(!kept.exists());
         assert_eq!(names(&stage.root().join("disk")), 0);

@@ -108,6 +108,28 @@ impl Stage {
         fs::read_to_string(self.dir.path().join(path)).unwrap()
     }
 
+    /// Returns the files in which some bytes are found.
+    pub(crate) fn files_with(&self, bytes: &[u8]) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.dir.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                // sockets and links to nowhere hold nothing
+                let content = fs::read(&path).unwrap_or_default();
+                if content.windows(bytes.len()).any(|window| window == bytes) {
+                    let inside = path.strip_prefix(self.dir.path()).unwrap();
+                    found.push(inside.display().to_string());
+                }
+            }
+        }
+        found
+    }
+
     /// Returns the directory the machine is made of.
     pub(crate) fn root(&self) -> &Path {
         self.dir.path()

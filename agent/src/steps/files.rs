@@ -108,6 +108,8 @@ impl<D: Deliveries> Files<'_, D> {
 
 #[cfg(test)]
 mod tests {
+    use landfall_proto::order::Owner;
+
     use super::*;
     use crate::{
         machine::stage::Stage,
@@ -157,5 +159,41 @@ mod tests {
             stage.read("mnt/etc/ssh/ssh_host_ed25519_key"),
             "the installer's"
         );
+    }
+
+    #[tokio::test]
+    async fn owners_are_set_after_the_files_came_and_before_the_host_keys() {
+        let stage = Stage::new()
+            .file("mnt/x", "")
+            .file("etc/ssh/ssh_host_ed25519_key", "private");
+        let archive = stage.tarball(&[("home/user/file", "x")]);
+        let own = nix::unistd::geteuid().as_raw();
+        let owner = |path: &str| Owner {
+            path: path.parse().unwrap(),
+            owner: own.to_string().parse().unwrap(),
+        };
+        let mut order = System {
+            toplevel: "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-x"
+                .parse()
+                .unwrap(),
+            extra_files: Some(blob(1)),
+            owners: vec![owner("/home/user")],
+            host_keys_to: vec!["/persist".parse().unwrap()],
+            check: true,
+        };
+        let (machine, deliveries) = (stage.machine(), Delivered(archive));
+        let place = async |order: &System| {
+            let step = Files {
+                machine: &machine,
+                deliveries: &deliveries,
+                order,
+                mounts: &Mounts::default(),
+            };
+            run(&step).await
+        };
+        let placed = place(&order).await.unwrap();
+        assert_eq!((placed.given, placed.host_keys), (2, 1));
+        order.owners.push(owner("/home/nobody"));
+        assert_eq!(place(&order).await.unwrap_err().code, "LF1211");
     }
 }

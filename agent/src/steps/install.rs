@@ -282,4 +282,19 @@ mod tests {
             [format!("{profile} {SYSTEM}"), activate, switch]
         );
     }
+
+    #[test]
+    fn system_is_told_to_refuse_nothing_only_where_that_was_asked_for() {
+        let (machine, system) = (Stage::new().machine(), SYSTEM.parse().unwrap());
+        let told = |check| {
+            let install = Install {
+                machine: &machine,
+                system: &system,
+                firmware: Firmware::Uefi,
+                check,
+            };
+            format!("{:?}", install.unchecked(Command::new("x"))).contains("NIXOS_NO_CHECK")
+        };
+        assert_eq!((told(true), told(false)), (false, true));
+    }
 }
