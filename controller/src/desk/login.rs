@@ -162,7 +162,7 @@ impl Login {
 }
 
 impl Desk {
-    /// Returns how the machine is reached as the user named it, old system or installed one, its host key not yet pinned.
+    /// Returns how the machine is reached as the user named it, its host key not yet pinned.
     ///
     /// Without phase kexec it is an installer already, and reached as root whatever user was named, as nixos-anywhere
     /// does.
@@ -173,6 +173,20 @@ impl Desk {
             false => format!("root@{}", target.host),
         };
         self.ssh_to(&destination, self.request.port())
+    }
+
+    /// Returns how the installed system is reached, best first: it may not know the user of the old one.
+    ///
+    /// Without a password: those of the old system are none of its business.
+    pub fn installed_ssh(&self) -> Vec<Ssh> {
+        let target = &self.request.target;
+        let root = format!("root@{}", target.host);
+        let mut names = vec![target.to_string(), root];
+        names.dedup();
+        names
+            .iter()
+            .map(|name| self.ssh_to(name, self.request.port()).without_passwords())
+            .collect()
     }
 
     /// Returns the fingerprints of which the machine's key must be one.

@@ -65,7 +65,7 @@ impl Kexec<'_> {
         let desk = self.desk;
         let ssh = desk.installer_ssh();
         wait::for_boot(
-            &ssh,
+            std::slice::from_ref(&ssh),
             &self.machine.boot_id,
             BOOT,
             |machine| match machine.variant.as_str() {

@@ -35,22 +35,20 @@ impl Step for Verify<'_> {
             return Ok(Done::skipped((), "no system was installed"));
         };
         let desk = self.desk;
-        let ssh = desk.ssh();
-        let ssh = match system
+        let keeps_key = system
             .host_keys_to
             .iter()
-            .any(|folder| folder.as_str() == "/etc/ssh")
-        {
+            .any(|folder| folder.as_str() == "/etc/ssh");
+        let known = desk.folder.path().join("installed_known_hosts");
+        let ways = desk.installed_ssh().into_iter().map(|ssh| match keeps_key {
             true => desk.pinned(ssh),
             // the first boot makes new keys: whoever logs in with our key, knows the system and is not the installer
-            false => ssh.accepting(
-                &desk.folder.path().join("installed_known_hosts"),
-                &desk.alias(),
-            ),
-        };
+            false => ssh.accepting(&known, &desk.alias()),
+        });
+        let ways: Vec<_> = ways.collect();
         let toplevel = system.toplevel.as_str();
         let found = wait::for_boot(
-            &ssh,
+            &ways,
             &self.machine.boot_id,
             BOOT,
             |machine| match (machine.variant.as_str(), machine.system.as_deref()) {

@@ -206,7 +206,7 @@ impl Ssh {
         if !self.passwords {
             option("PasswordAuthentication=no".to_owned());
             option("KbdInteractiveAuthentication=no".to_owned());
-        } else if asker.is_some_and(|asker| !asker.has_person()) {
+        } else if asker.is_some_and(|asker| asker.has_password() || !asker.has_person()) {
             // what is known from the start is not more right the second time
             option("NumberOfPasswordPrompts=1".to_owned());
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{
     classify::{SshError, Trouble},
     probe::{self, Machine},
-    ssh::Ssh,
+    ssh::{Output, Ssh},
 };
 
 /// One try, from the first packet to the answer.
@@ -49,11 +49,11 @@ impl Seen {
 
 /// Waits until the machine answers from another boot than `old_boot`, and `accept` is content with what it is.
 ///
-/// `accept` returns what is missing. `seen` hears of every try. Another host key stops the waiting at once, and so does
+/// `ways` are logins to the same machine; each is taken where those before it are refused. `accept` returns what is missing. `seen` hears of every try. Another host key stops the waiting at once, and so does
 /// whatever else waiting cannot mend; a refused login does so after three minutes. A failure of the waiting itself has no
 /// code: which boot it was is the caller's to know.
 pub async fn for_boot(
-    ssh: &Ssh,
+    ways: &[Ssh],
     old_boot: &str,
     deadline: Duration,
     mut accept: impl FnMut(&Machine) -> Result<(), String>,
@@ -62,10 +62,7 @@ pub async fn for_boot(
     let began = Instant::now();
     let mut refused_since = None;
     loop {
-        let longest = if ssh.asks() { TRY_PERSON } else { TRY };
-        let left = deadline.saturating_sub(began.elapsed());
-        let patience = longest.min(left).max(Duration::from_secs(1));
-        let result = ssh.run(&probe::script(), &[], patience).await;
+        let (ssh, result) = try_ways(ways, deadline.saturating_sub(began.elapsed())).await;
         let what = match result {
             Ok(output) => match probe::read(&output.stdout) {
                 None => Seen::NoAnswer,
@@ -88,7 +85,7 @@ pub async fn for_boot(
             }
         };
         // whose key it showed is not the machine that is waited for
-        ssh.forget_first();
+        ways.iter().for_each(Ssh::forget_first);
         let elapsed = began.elapsed();
         seen(&what, elapsed);
         if elapsed + PAUSE >= deadline {
@@ -96,6 +93,25 @@ pub async fn for_boot(
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Asks the machine by the first way in that is not refused, or the last one.
+async fn try_ways(ways: &[Ssh], left: Duration) -> (&Ssh, Result<Output, SshError>) {
+    let (last, before) = ways.split_last().expect("there is a way in");
+    for ssh in before {
+        let result = try_way(ssh, left).await;
+        if !matches!(&result, Err(error) if error.trouble == Trouble::AuthRefused) {
+            return (ssh, result);
+        }
+        ssh.forget_first();
+    }
+    (last, try_way(last, left).await)
+}
+
+async fn try_way(ssh: &Ssh, left: Duration) -> Result<Output, SshError> {
+    let longest = if ssh.asks() { TRY_PERSON } else { TRY };
+    let patience = longest.min(left).max(Duration::from_secs(1));
+    ssh.run(&probe::script(), &[], patience).await
 }
 
 fn stopped(ssh: &Ssh, error: SshError) -> Failure {
@@ -136,7 +152,7 @@ mod tests {
         let ssh = Ssh::new("nobody@127.0.0.1").port(Some(port));
         let mut heard = Vec::new();
         let result = for_boot(
-            &ssh,
+            &[ssh],
             "old",
             Duration::from_secs(1),
             |_| Ok(()),
