@@ -8,13 +8,17 @@
 
 mod cli;
 mod errors;
+mod hardware;
 mod install;
 mod layouts;
 mod login;
 mod machine;
 mod nix;
+mod options;
 mod refusals;
+mod remote_build;
 mod resume;
+mod secrets;
 mod separated;
 mod sizes;
 mod tidy;

@@ -21,7 +21,10 @@ use landfall::{
     local::nix::{Derivation, KeyKind, Nix},
     request::{BuildOn, Flake, NixOptions},
 };
-use landfall_proto::{failure::Failure, order::RunId};
+use landfall_proto::{
+    failure::Failure,
+    order::{RunId, StorePath},
+};
 use landfall_tests::{assets::Assets, install::Operator};
 use tempfile::TempDir;
 
@@ -50,9 +53,36 @@ async fn what_is_built_behind_a_socket_is_what_was_evaluated() {
     let there = desk.listen();
     let built = desk.nix.realise_there(&system, &there, &desk.cx).await;
     assert_eq!(Some(built.unwrap()), system.path);
-    let path = system.path.unwrap();
-    let inside = desk.folder.path().join("there").join(&path.as_str()[1..]);
-    assert_eq!(fs::read_to_string(inside).unwrap(), "toplevel\n");
+    assert_eq!(desk.there(&system.path.unwrap()), "toplevel\n");
+}
+
+#[tokio::test]
+#[cfg_attr(
+    not(feature = "machines"),
+    ignore = "needs the rig's nix; `cargo verify` runs it"
+)]
+async fn what_is_installed_can_come_from_another_store() {
+    let mut desk = Desk::new().await;
+    let system = desk.derivation("unique", "system.build.toplevel").await;
+    let path = desk.nix.realise(&system, &desk.cx).await.unwrap();
+    let cache = format!("file://{}", desk.folder.path().join("cache").display());
+    desk.run("nix", &["copy", "--to", &cache, path.as_str()]);
+    desk.run("nix", &["store", "delete", path.as_str()]);
+    assert!(!desk.nix.has(&path).await);
+    assert_eq!(desk.nix.check_source(&path).await, Ok(()));
+
+    desk.nix = desk.from(&cache);
+    assert_eq!(desk.nix.check_source(&path).await, Ok(()));
+    let named = desk.nix.check_path(Path::new(path.as_str())).await;
+    assert_eq!(named, Ok(path.clone()));
+    let there = desk.listen();
+    let copied = desk.nix.copy_to(&there, &path, &desk.cx).await;
+    assert_eq!(copied, Ok(()));
+    assert_eq!(desk.there(&path), "unique\n");
+
+    let other = desk.derivation("here", "system.build.diskoScript").await;
+    let missing = desk.nix.check_source(&other.path.unwrap()).await;
+    assert_eq!(missing.unwrap_err().code, "LF0369");
 }
 
 #[tokio::test]
@@ -184,7 +214,7 @@ fn test_of_a_configuration_is_built_and_its_path_printed() {
     let test = |name: &str| {
         let controller = landfall_tests::binaries::controller();
         let mut landfall = operator.command(&assets, controller);
-        let flake = format!("{}#{name}", folder.path().display());
+        let flake = format!("{}/flake#{name}", folder.path().display());
         landfall.args(["--vm-test", "--flake", &flake]);
         landfall.output().unwrap()
     };
@@ -247,7 +277,7 @@ impl Desk {
     }
 
     fn flake(&self, name: &str) -> Flake {
-        let flake = format!("{}#{name}", self.folder.path().display());
+        let flake = format!("{}/flake#{name}", self.folder.path().display());
         flake.parse().unwrap()
     }
 
@@ -255,6 +285,29 @@ impl Desk {
         let flake = self.flake(name);
         let derivation = self.nix.derivation(&flake, attribute, &self.cx).await;
         derivation.unwrap()
+    }
+
+    fn from(&self, store: &str) -> Nix {
+        let from = Some(store.to_owned());
+        let options = NixOptions {
+            from,
+            ..options(&[])
+        };
+        Nix::at(self.folder.path().join("bin/nix"), options)
+    }
+
+    /// Runs a program of the operator's.
+    fn run(&self, program: &str, words: &[&str]) {
+        let program = self.folder.path().join("bin").join(program);
+        let output = Command::new(program).args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+    }
+
+    /// What lies at a path in the other store.
+    fn there(&self, path: &StorePath) -> String {
+        let root = self.folder.path().join("there");
+        fs::read_to_string(root.join(&path.as_str()[1..])).unwrap()
     }
 
     /// Serves an empty store elsewhere, as an agent does; returns the socket.
@@ -290,9 +343,12 @@ impl Desk {
 fn scratch(assets: &Assets) -> TempDir {
     let folder = TempDir::with_prefix("flake-").unwrap();
     let shell = assets.fixture_flake().join("parts/busybox/bin/busybox");
-    fs::copy(shell, folder.path().join("sh")).unwrap();
+    let flake = folder.path().join("flake");
+    fs::create_dir(&flake).unwrap();
+    fs::copy(shell, flake.join("sh")).unwrap();
     let text = include_str!("scratch.nix").replace("@here@", &here());
-    fs::write(folder.path().join("flake.nix"), text).unwrap();
+    let text = text.replace("@unique@", &folder.path().display().to_string());
+    fs::write(flake.join("flake.nix"), text).unwrap();
     fs::create_dir(folder.path().join("bin")).unwrap();
     folder
 }

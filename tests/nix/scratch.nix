@@ -42,6 +42,8 @@
           };
         };
       };
+      # another one each time
+      unique.config.system.build.toplevel = file "toplevel" "@here@" "echo unique > $out # @unique@";
       foreign.config.system.build = {
         toplevel = file "toplevel" "riscv64-linux" "echo toplevel > $out";
         installTest = file "install-test" "@here@" "echo it did not boot; exit 1";
