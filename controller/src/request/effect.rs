@@ -13,9 +13,11 @@ impl Request {
         let ours = self.login.options.iter().filter(|option| option.is_ours());
         warnings.extend(ours.map(|option| {
             let name = option.name();
-            format!(
-                "`--ssh-option {name}=…` has no effect; continuing because `--host-key-policy` decides about host keys"
-            )
+            let why = match name.eq_ignore_ascii_case("BatchMode") {
+                true => "landfall answers what ssh asks",
+                false => "`--host-key-policy` decides about host keys",
+            };
+            format!("`--ssh-option {name}=…` has no effect; continuing because {why}")
         }));
         warnings.extend(self.nix.store_settings.iter().filter_map(|(name, _)| {
             let StoreSetting::Idle(reason) = StoreSetting::of(name) else {
