@@ -10,7 +10,7 @@ use landfall_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::session::{Known, Session};
 
@@ -200,8 +200,12 @@ fn taken_over() -> Status {
     Status::aborted("a newer controller has taken over")
 }
 
+/// Ends a call with a failure: whole for our own controller, its headline for everybody else.
 fn refused(failure: &Failure) -> Status {
-    Status::failed_precondition(failure.in_one_line())
+    match wire::failure_to_wire(failure) {
+        Some(whole) => Status::with_details(Code::FailedPrecondition, &failure.what, whole.into()),
+        None => Status::failed_precondition(&failure.what),
+    }
 }
 
 /// Joins an error and its sources, for the one line a status has.
@@ -214,4 +218,92 @@ fn whole(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_proto::order::{Describer, Install, Job, NixSettings, Order};
+
+    use super::*;
+    use crate::machine::{command::Ended, stage::Stage};
+
+    /// A service whose run waits for one key.
+    fn service(stage: &Stage) -> Service {
+        let session = Session::open(stage.machine()).unwrap();
+        let order = Order {
+            run: RunId::from_bytes([7; 16]),
+            job: Job::Install(Install {
+                keys: vec!["/tmp/secret.key".parse().unwrap()],
+                disko: None,
+                system: None,
+                nix: NixSettings::default(),
+                reboot: false,
+            }),
+        };
+        session.start(order).unwrap();
+        Service { session }
+    }
+
+    async fn entrust(service: &Service, run: &str, path: &str, size: usize) -> Result<(), Code> {
+        let request = v1::EntrustRequest {
+            run_id: run.to_owned(),
+            path: path.to_owned(),
+            content: vec![7; size],
+        };
+        let answer = service.entrust(Request::new(request)).await;
+        answer.map(drop).map_err(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn keys_are_taken_within_their_bounds() {
+        let stage = Stage::new();
+        let service = service(&stage);
+        let run = "07".repeat(16);
+        let check = async |run: &str, path: &str, size| entrust(&service, run, path, size).await;
+        let (path, most) = ("/tmp/secret.key", wire::KEY_MAX);
+        assert_eq!(check(&run, path, most).await, Ok(()));
+        assert_eq!(check(&run, path, 0).await, Ok(()));
+        assert_eq!(
+            check(&run, path, most + 1).await,
+            Err(Code::InvalidArgument)
+        );
+        assert_eq!(
+            check(&run, "tmp/../key", 1).await,
+            Err(Code::InvalidArgument)
+        );
+        assert_eq!(
+            check(&run, "/tmp/other.key", 1).await,
+            Err(Code::FailedPrecondition)
+        );
+        assert_eq!(check(&"08".repeat(16), path, 1).await, Err(Code::NotFound));
+        assert_eq!(stage.read("tmp/secret.key"), "");
+    }
+
+    #[tokio::test]
+    async fn hardware_is_described_or_it_is_said_why_not() {
+        let line = "/usr/bin/nixos-facter";
+        let stage = Stage::new()
+            .file(&line[1..], "")
+            .answer(line, Ended::answer(0, "{}", "a warning"));
+        let service = service(&stage);
+        let describe = async |describer| {
+            let request = wire::describer_to_wire(describer, None);
+            let answer = service.describe(Request::new(request)).await;
+            answer.map(Response::into_inner)
+        };
+        let reply = describe(Describer::Facter).await.unwrap();
+        assert_eq!(
+            (reply.output, reply.complaints.as_str()),
+            (b"{}".to_vec(), "a warning")
+        );
+        let status = describe(Describer::GenerateConfig).await.unwrap_err();
+        let failure = wire::failure_from_wire(status.details()).unwrap();
+        assert_eq!(failure.code, "LF1321");
+        let request = v1::DescribeRequest {
+            backend: "sh".to_owned(),
+            program: String::new(),
+        };
+        let status = service.describe(Request::new(request)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
 }

@@ -5,6 +5,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     event::Event,
     facts::Facts,
+    failure::Failure,
     order::{Blob, BlobHash, Describer, KeyPath, Order, RunId, StorePath, StoreRoot},
     v1,
 };
@@ -13,6 +14,8 @@ use crate::{
 const ORDER_MAX: usize = 1 << 20;
 /// Largest list of facts that is read, in bytes.
 const FACTS_MAX: usize = 4 << 20;
+/// Largest failure that ends a call, in bytes: it travels in headers, 16 KiB in all, and in base 64.
+const FAILURE_MAX: usize = 8 << 10;
 /// Largest key file, in bytes.
 pub const KEY_MAX: usize = 4 << 20;
 /// Largest description of hardware, in bytes.
@@ -89,6 +92,16 @@ pub fn facts_from_wire(bytes: &[u8]) -> Result<Facts, Unreadable> {
 /// Writes facts.
 pub fn facts_to_wire(facts: &Facts) -> Vec<u8> {
     write(facts)
+}
+
+/// Reads why a call failed on the other side; nothing where no such thing was sent.
+pub fn failure_from_wire(bytes: &[u8]) -> Option<Failure> {
+    read("why it failed", bytes, FAILURE_MAX).ok()
+}
+
+/// Writes why a call failed; nothing where it would not fit into the headers that end a call.
+pub fn failure_to_wire(failure: &Failure) -> Option<Vec<u8>> {
+    Some(write(failure)).filter(|bytes| bytes.len() <= FAILURE_MAX)
 }
 
 /// Reads the events of a report.
@@ -518,6 +531,21 @@ mod tests {
         assert!(facts_from_wire(&padded).is_ok());
         padded.push(b' ');
         assert!(facts_from_wire(&padded).is_err());
+    }
+
+    #[test]
+    fn failure_that_ends_a_call_is_whole_or_not_sent() {
+        let failure = Failure::new("cannot describe")
+            .because("why")
+            .hint("do")
+            .code("LF1321");
+        let bytes = failure_to_wire(&failure).unwrap();
+        assert_eq!(failure_from_wire(&bytes), Some(failure.clone()));
+        assert_eq!(failure_from_wire(b""), None);
+        assert_eq!(
+            failure_to_wire(&failure.because("x".repeat(FAILURE_MAX))),
+            None
+        );
     }
 
     fn entrusted(path: &str, size: usize) -> Result<usize, String> {

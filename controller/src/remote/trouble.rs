@@ -2,7 +2,10 @@
 
 use std::{error::Error, time::Duration};
 
-use landfall_proto::failure::{Contact, Failure};
+use landfall_proto::{
+    failure::{Contact, Failure},
+    wire,
+};
 use tonic::{Code, Status};
 
 use super::{
@@ -42,6 +45,9 @@ pub enum LinkError {
     /// The agent says no.
     #[error("{0}")]
     Refused(String),
+    /// The agent tried, and says why it could not.
+    #[error("{0}")]
+    Failed(Failure),
     /// What the agent sent has no meaning.
     #[error("reading the agent's answer: {0}")]
     Unreadable(String),
@@ -62,6 +68,9 @@ pub(super) enum Meaning {
 /// Reads the status of a call.
 pub(super) fn meaning(status: &Status) -> Meaning {
     let words = whole(status);
+    if let Some(failure) = wire::failure_from_wire(status.details()) {
+        return Meaning::Final(LinkError::Failed(failure));
+    }
     match status.code() {
         Code::NotFound => Meaning::Final(LinkError::UnknownRun),
         Code::Aborted => Meaning::Final(LinkError::TakenOver),
@@ -167,6 +176,7 @@ impl From<LinkError> for Failure {
             LinkError::Refused(why) => {
                 Self::new("cannot give the agent its order").because(format!("agent: {why}")).code("LF0307")
             }
+            LinkError::Failed(failure) => failure,
             LinkError::Unreadable(why) => Self::new("cannot understand the agent").because(why).code("LF0308"),
             LinkError::Late(patience) => Self::new("cannot reach the agent")
                 .because(format!("it is there and did not answer for {} s", patience.as_secs()))
@@ -207,6 +217,10 @@ mod tests {
             Status::failed_precondition("no"),
             LinkError::Refused("no".into()),
         );
+        let failure = Failure::new("cannot describe the hardware").code("LF1321");
+        let details = wire::failure_to_wire(&failure).unwrap();
+        let status = Status::with_details(Code::FailedPrecondition, "cannot", details.into());
+        check(status, LinkError::Failed(failure));
         let alert = "received fatal alert: CertificateRequired";
         check(Status::unknown(alert), LinkError::Distrust(alert.into()));
     }
