@@ -93,7 +93,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<Change, Failure> {
         temporary.persist(&path).map_err(|error| error.error)?;
         Ok(change)
     };
-    write().map_err(|error| cannot("write", path).caused_by(&error).code("LF0380"))
+    write().map_err(|error| {
+        cannot("write", path)
+            .caused_by(&error)
+            .hint("what was there is still there; see who may write: `ls -ld` and the folder")
+            .code("LF0380")
+    })
 }
 
 /// Makes the file known to the git repository it lies in, so that a flake there sees it. Its content is not staged.

@@ -57,7 +57,7 @@ impl Step for Disko<'_> {
 impl Disko<'_> {
     /// Hands the keys over, of which nothing but their places is written down anywhere.
     async fn entrust(&self, cx: &Context) -> Result<(), Failure> {
-        let keys = self.desk.keys.lock().await;
+        let mut keys = self.desk.keys.lock().await;
         if keys.is_empty() {
             return Ok(());
         }
@@ -65,6 +65,14 @@ impl Disko<'_> {
             cx.waiting(format!("the key {path} to be handed over"));
             self.desk.entrust(path, key).await?;
         }
-        self.desk.supply(Input::Keys).await
+        self.desk.supply(Input::Keys).await?;
+        // overwritten here, now that the agent has them
+        keys.clear();
+        if !self.prepared.reboot {
+            self.desk.screen.note(
+                "the keys stay in the memory of the installer until it ends, since phase reboot is not asked for",
+            );
+        }
+        Ok(())
     }
 }

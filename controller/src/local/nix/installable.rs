@@ -19,7 +19,11 @@ impl Nix {
             Ok(names) => Err(missing(flake, "", &names)),
             Err(error) if error.lacks_attribute() => Err(missing(flake, "", &[])),
             Err(error) => Err(error
-                .causes_of(Failure::new(format!("cannot evaluate {}", flake.uri)).code("LF0364"))),
+                .causes_of(Failure::new(format!("cannot evaluate {}", flake.uri)).code("LF0364"))
+                .hint(format!(
+                    "see whether nix finds it: `nix flake show {}`",
+                    flake.uri
+                ))),
         }
     }
 }
