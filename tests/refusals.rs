@@ -327,22 +327,73 @@ log: LOG
     fn refuses_what_cannot_be_installed(&self) {
         let (flake, kexec) = (self.assets.fixture_flake(), self.assets.installer_tarball());
         let (flake, kexec) = (flake.display(), kexec.display());
+        let names = [
+            "bootless",
+            "broken",
+            "btrfs",
+            "demo",
+            "elsewhere",
+            "ext4",
+            "luks",
+            "lvm",
+            "mdraid",
+            "on-vdb",
+            "second",
+        ];
+        let choice = names.map(|name| format!("`--flake FLAKE#{name}`"));
         self.refuses(
             &format!("--flake {flake}#nosuch --kexec {kexec}"),
             &"\
 error: cannot find nosuch in FLAKE [LF0361]
 caused by: the flake has no such configuration
 state: 127.0.0.1 is untouched
-hint: choose one that exists: `--flake FLAKE#bootless`, `--flake FLAKE#demo`, `--flake FLAKE#on-vdb`, `--flake FLAKE#second`
+hint: choose one that exists: CHOICE
+log: LOG
+"
+            .replace("CHOICE", &choice.join(", "))
+            .replace("FLAKE", &flake.to_string()),
+        );
+        self.refuses(
+            &format!("--flake {flake}#broken --kexec {kexec}"),
+            &"\
+error: cannot evaluate system.build.diskoScript of FLAKE#nixosConfigurations.\"broken\".config [LF0363]
+caused by: running nix eval: exit status: 1
+caused by: No disks defined, did you forget to import your disko config?
+state: 127.0.0.1 is untouched
+hint: see where it comes from with `--show-trace`
+hint: import the file with the disks: `modules = [ ./disk-config.nix … ]`
+hint: see what the configuration has: `disko.devices.disk`
 log: LOG
 "
             .replace("FLAKE", &flake.to_string()),
         );
         self.refuses(
+            &format!("--flake {flake}#on-vdb --kexec {kexec}"),
+            "\
+error: cannot find disk /dev/vdb [LF0350]
+caused by: the machine has /dev/vda
+state: 127.0.0.1 is untouched
+hint: correct `disko.devices` in the configuration; names below /dev/disk/by-id stay the same
+hint: if only the installer sees it, boot that first: `--phases kexec`, then `--phases disko,install,reboot`
+log: LOG
+",
+        );
+        self.refuses(
+            &format!("--flake {flake}#demo --kexec {kexec} --disk-encryption-keys /tmp/key /nonexistent/key"),
+            "\
+error: cannot read the key for /tmp/key [LF0602]
+caused by: reading /nonexistent/key
+caused by: No such file or directory (os error 2)
+state: 127.0.0.1 is untouched
+hint: name a file that can be read: `--disk-encryption-keys REMOTE LOCAL`
+log: LOG
+",
+        );
+        self.refuses(
             &format!("--flake /nonexistent#demo --kexec {kexec}"),
             "\
-error: cannot build system.build.diskoScript of /nonexistent#nixosConfigurations.\"demo\".config [LF0364]
-caused by: running nix build: exit status: 1
+error: cannot evaluate system.build.diskoScript of /nonexistent#nixosConfigurations.\"demo\".config [LF0364]
+caused by: running nix eval: exit status: 1
 caused by: getting status of '/nonexistent': No such file or directory
 state: 127.0.0.1 is untouched
 hint: see whether nix finds it: `nix flake show /nonexistent`
