@@ -1,6 +1,6 @@
 //! The command line of the real program: what it takes, what it refuses, and in which words.
 //!
-//! Nothing here names a host that exists. A line that is taken is one that is refused only because it names no host.
+//! Nothing here names a host that exists. Every option in every way to write it is in `options.rs`.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,8 +8,6 @@ use std::{
 };
 
 use landfall_tests::binaries;
-
-const NO_HOST: &str = "error: cannot tell which machine to install [LF0412]";
 
 /// Runs landfall with words that are separated by blanks, far from the settings of whoever runs the tests.
 fn landfall(line: &str) -> Output {
@@ -40,12 +38,6 @@ fn refused(line: &str, first: &str) {
         Some(first),
         "landfall {line}\n{stderr}"
     );
-}
-
-/// Every word of the line is taken.
-#[track_caller]
-fn taken(line: &str) {
-    refused(line, NO_HOST);
 }
 
 #[track_caller]
@@ -107,82 +99,6 @@ fn version_is_one_line() {
     assert_eq!(
         text(&output.stdout),
         format!("landfall {}\n", env!("CARGO_PKG_VERSION"))
-    );
-}
-
-#[test]
-fn every_option_is_taken_alone() {
-    for line in [
-        "",
-        "install",
-        "-f .#a",
-        "-f.#a",
-        "--flake .#a",
-        "--flake=.#a",
-        "-s /disko /system",
-        "--store-paths /disko /system",
-        "--extra-files DIR",
-        "--extra-files=DIR",
-        "--copy-host-keys",
-        "--phases kexec",
-        "--phases=disko,install",
-        "--disko-mode disko",
-        "--disko-mode=mount",
-        "--disko-mode format",
-        "-y",
-        "--yes",
-        "--no-verify",
-        "--kexec image.tar.gz",
-        "--kexec https://host.example/image.tar.gz",
-        "--kexec-extra-flags --no-sync",
-        "--kexec-extra-flags=--no-sync",
-        "--force-kexec",
-        "-i key",
-        "-p 22",
-        "-p2222",
-        "--ssh-port 65535",
-        "--ssh-port=1",
-        "--post-kexec-ssh-port 22",
-        "--ssh-option ProxyJump=gate",
-        "--ssh-option=ProxyJump=gate",
-        "--host-key-policy ask",
-        "--host-key-policy strict",
-        "--host-key-policy accept-new",
-        "--host-key-policy off",
-        "--host-key SHA256:uNiVztksCsDhcc0u9e8BrwJXVGDjMGkiz1Ktm2RHp8s",
-        "--reconnect-timeout 0",
-        "--reconnect-timeout=90s",
-        "--build-on auto",
-        "--build-on=local",
-        "--option cores 2",
-        "-L",
-        "--print-build-logs",
-        "--show-trace",
-        "-v",
-        "-vv",
-        "--verbose --verbose",
-        "--debug",
-        "--json",
-    ] {
-        taken(line);
-    }
-}
-
-#[test]
-fn what_adds_up_can_be_repeated() {
-    taken("--ssh-option ProxyJump=a --ssh-option Port=2");
-    taken("--option cores 2 --option max-jobs 1");
-    taken(
-        "--host-key SHA256:uNiVztksCsDhcc0u9e8BrwJXVGDjMGkiz1Ktm2RHp8s \
-         --host-key SHA256:AAAAztksCsDhcc0u9e8BrwJXVGDjMGkiz1Ktm2RHp8s",
-    );
-}
-
-#[test]
-fn machine_cannot_be_named_twice() {
-    refused(
-        "--target-host a --target-host b",
-        "error: the argument '--target-host <HOST>' cannot be used multiple times",
     );
 }
 
@@ -292,37 +208,6 @@ fn wrong_value_is_refused_with_the_reason() {
     ] {
         refused(line, first);
     }
-}
-
-#[test]
-fn unknown_option_is_never_taken_for_the_host() {
-    for (line, word) in [
-        ("--flakes .#a h", "--flakes"),
-        ("--no-such-option", "--no-such-option"),
-        ("-f .#a h --no-such-option", "--no-such-option"),
-        ("-x h", "-x"),
-    ] {
-        refused(line, &format!("error: unexpected argument '{word}' found"));
-    }
-}
-
-#[test]
-fn what_excludes_each_other_is_refused() {
-    let conflict = |one: &str, other: &str| {
-        format!("error: the argument '{one}' cannot be used with '{other}'")
-    };
-    refused(
-        "--target-host a b",
-        &conflict("--target-host <HOST>", "[HOST]"),
-    );
-    refused(
-        "-f .#a -s /d /s h",
-        &conflict("--flake <URI#NAME>", "--store-paths <DISKO> <SYSTEM>"),
-    );
-    refused(
-        "-s /d /s --disko-mode mount h",
-        &conflict("--store-paths <DISKO> <SYSTEM>", "--disko-mode <MODE>"),
-    );
 }
 
 #[test]
