@@ -74,6 +74,17 @@ impl Assets {
         Ok(assets)
     }
 
+    /// Takes what a target of namespaces is made of, and makes nothing.
+    pub fn of_namespaces(repository: &Path) -> Result<Self> {
+        let assets = Self::plan(repository)?;
+        let names = ["installer-root", "workshop", "key", "nix"];
+        if let Some(name) = names.iter().find(|name| !assets.item(name).is_dir()) {
+            anyhow::bail!("the rig lacks `{name}`: run `cargo rig setup`");
+        }
+        fs::create_dir_all(assets.root.join("store/nix")).context("making the operator's store")?;
+        Ok(assets)
+    }
+
     /// An executable: QEMU with its own libraries and firmware.
     #[must_use]
     pub fn qemu(&self) -> PathBuf {
@@ -138,6 +149,18 @@ impl Assets {
     #[must_use]
     pub fn installer_initrd(&self) -> PathBuf {
         self.item("installer").join("initrd")
+    }
+
+    /// The root file system of the stand-in installer, not to be written to.
+    #[must_use]
+    pub fn installer_root(&self) -> PathBuf {
+        self.item("installer-root").join("root")
+    }
+
+    /// A static busybox.
+    #[must_use]
+    pub fn busybox(&self) -> PathBuf {
+        self.item("workshop").join("root/usr/bin/busybox")
     }
 
     /// A flake with `nixosConfigurations.demo` and its relatives, among them one for each layout of

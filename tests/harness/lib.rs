@@ -1,7 +1,7 @@
 //! The rig: real machines to install on, without internet, for people and for tests.
 //!
 //! In reading order: what machines are made of ([`assets`]), a machine ([`machine`]), the line to it
-//! ([`link`]), where machines live ([`registry`]), how to look at one ([`ssh`]), the operator who installs one
+//! ([`link`]), a target without a machine ([`namespace`]), where machines live ([`registry`]), how to look at one ([`ssh`]), the operator who installs one
 //! ([`install`]), and what the program
 //! `rig` does with all of it ([`command`]).
 //!
@@ -14,6 +14,7 @@ pub mod command;
 pub mod install;
 pub mod link;
 pub mod machine;
+pub mod namespace;
 pub mod patience;
 pub mod registry;
 pub mod ssh;

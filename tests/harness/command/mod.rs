@@ -146,6 +146,7 @@ impl Bend {
             rate_mbit: self.rate,
             delay_ms: self.delay,
             half_open: self.half_open,
+            truncate: false,
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Works on connections, not on packets: what a sender has handed to its own kernel counts as
 //! delivered to the link. Reordering and loss are not shown here.
-//! [`Conditions`] is what the line is like, [`Change`] how it gets there, [`proxy`] the carrier.
+//! [`Conditions`] is what the line is like, [`Change`] how it gets there, [`proxy`] the carrier;
+//! [`gauge`] counts what passes, and changes the line at a byte that was chosen.
 
+pub mod gauge;
 pub mod proxy;
 
 use std::{fmt, time::Duration};
@@ -34,6 +36,9 @@ pub struct Conditions {
     pub delay_ms: u64,
     /// How often all open connections lost their far end in silence.
     pub half_opened: u64,
+    /// How often all open connections ended as if both sides had said all.
+    #[serde(default)]
+    pub truncated: u64,
 }
 
 /// What to do to the line; fields that are not set leave things as they are.
@@ -54,6 +59,9 @@ pub struct Change {
     /// Close the machine's end of every open connection and leave the operator's end open, silent.
     #[serde(default)]
     pub half_open: bool,
+    /// End every open connection in good order, wherever its stream is at the moment.
+    #[serde(default)]
+    pub truncate: bool,
 }
 
 impl Change {
@@ -64,6 +72,7 @@ impl Change {
         if self.restore {
             next = Conditions {
                 half_opened: now.half_opened,
+                truncated: now.truncated,
                 ..Conditions::default()
             };
         }
@@ -78,6 +87,9 @@ impl Change {
         }
         if self.half_open {
             next.half_opened += 1;
+        }
+        if self.truncate {
+            next.truncated += 1;
         }
         next
     }

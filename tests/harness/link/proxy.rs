@@ -10,6 +10,7 @@
 //! than what is under way.
 
 use std::{
+    fs::File,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -17,16 +18,22 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{setsockopt, sockopt::Linger};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::socket::{setsockopt, sockopt::Linger},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    sync::{mpsc, watch},
-    task::JoinSet,
+    sync::{mpsc, oneshot, watch},
+    task::{JoinSet, yield_now},
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{Carrier, Conditions};
+use super::{
+    Carrier, Conditions,
+    gauge::{Direction, Gauge},
+};
 
 /// One read; small enough that a slow line is shared fairly.
 const CHUNK: usize = 16 * 1024;
@@ -52,6 +59,9 @@ pub struct Line {
     alive: watch::Sender<u64>,
     up: Pace,
     down: Pace,
+    gauge: Arc<Gauge>,
+    /// The network that the machine is in, where that is not this host's.
+    network: Option<Arc<File>>,
 }
 
 /// How one connection came to its end.
@@ -87,7 +97,22 @@ impl Line {
             alive: watch::Sender::new(0),
             up,
             down,
+            gauge: Arc::default(),
+            network: None,
         })
+    }
+
+    /// Reaches the machine in a network namespace of its own.
+    #[must_use]
+    pub fn into_network(mut self, network: File) -> Self {
+        self.network = Some(Arc::new(network));
+        self
+    }
+
+    /// Counts what this line carries.
+    #[must_use]
+    pub fn gauge(&self) -> Arc<Gauge> {
+        Arc::clone(&self.gauge)
     }
 
     /// The operator's port.
@@ -122,6 +147,8 @@ impl Line {
 
     /// One connection, from its acceptance to its end.
     async fn carry(self: Arc<Self>, mut client: TcpStream) {
+        // a line has no opinion on small packets: the ends have theirs
+        let _ = client.set_nodelay(true);
         let cut = async {
             let mut conditions = self.conditions.clone();
             became(&mut conditions, |now| now.carrier == Carrier::Cut).await;
@@ -139,19 +166,23 @@ impl Line {
         let Some(mut machine) = self.reach().await else {
             return End::Reset;
         };
-        let half_opened = self.half_opened();
+        let half_opened = self.counted(|now| now.half_opened);
+        let truncated = self.counted(|now| now.truncated);
         let end = {
             let (from_client, to_client) = client.split();
             let (from_machine, to_machine) = machine.split();
             let both = async {
                 let (up, down) = tokio::join!(
-                    self.pump(from_client, to_machine, &self.up, false),
-                    self.pump(from_machine, to_client, &self.down, true),
+                    self.pump(from_client, to_machine, &self.up, Direction::Up),
+                    self.pump(from_machine, to_client, &self.down, Direction::Down),
                 );
                 up.and(down)
             };
             tokio::select! {
+                // a change that a byte made comes before the bytes after it
+                biased;
                 () = half_opened => End::Forgotten,
+                () = truncated => End::Closed,
                 () = self.power_lost() => End::Dead,
                 result = both => match result {
                     Ok(()) => End::Closed,
@@ -183,7 +214,7 @@ impl Line {
             self.carrying().await;
             let address = *far.borrow_and_update();
             if let Some(address) = address
-                && let Ok(stream) = TcpStream::connect(address).await
+                && let Ok(stream) = self.connect(address).await
             {
                 let _ = stream.set_nodelay(true);
                 return Some(stream);
@@ -193,13 +224,30 @@ impl Line {
         None
     }
 
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let Some(network) = self.network.clone() else {
+            return TcpStream::connect(address).await;
+        };
+        // a socket belongs to the network its maker was in; the runtime's threads stay where they are
+        let (answer, answered) = oneshot::channel();
+        std::thread::spawn(move || {
+            let inside = setns(&*network, CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+            let made = inside.and_then(|()| std::net::TcpStream::connect(address));
+            let _ = answer.send(made);
+        });
+        let stream = answered.await.map_err(io::Error::other)??;
+        stream.set_nonblocking(true)?;
+        TcpStream::from_std(stream)
+    }
+
     async fn pump(
         &self,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
         pace: &Pace,
-        from_machine: bool,
+        direction: Direction,
     ) -> io::Result<()> {
+        let from_machine = direction == Direction::Down;
         let (queue, mut arrivals) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
         let read = async move {
             loop {
@@ -231,24 +279,35 @@ impl Line {
             while let Some((due, chunk)) = arrivals.recv().await {
                 sleep_until(due).await;
                 self.carrying().await;
-                to.write_all(&chunk).await?;
+                let mut rest = &chunk[..];
+                while !rest.is_empty() {
+                    let (count, sprung) = self.gauge.pass(direction, rest.len());
+                    let (now, later) = rest.split_at(count);
+                    to.write_all(now).await?;
+                    rest = later;
+                    if let Some(trap) = sprung {
+                        trap.spring();
+                        yield_now().await;
+                        self.carrying().await;
+                    }
+                }
             }
             to.shutdown().await
         };
         tokio::try_join!(read, write).map(|_| ())
     }
 
-    /// Waits while the line is stalled.
+    /// Waits until the line is up: while it is stalled, and once it is cut, until that is noticed.
     async fn carrying(&self) {
         let mut conditions = self.conditions.clone();
-        became(&mut conditions, |now| now.carrier != Carrier::Stalled).await;
+        became(&mut conditions, |now| now.carrier == Carrier::Up).await;
     }
 
-    /// Waits until open connections are to lose their far end; counts from this call.
-    fn half_opened(&self) -> impl Future<Output = ()> {
+    /// Waits until something happens to all open connections; counts from this call.
+    fn counted(&self, count: fn(&Conditions) -> u64) -> impl Future<Output = ()> + use<> {
         let mut conditions = self.conditions.clone();
-        let before = conditions.borrow().half_opened;
-        async move { became(&mut conditions, |now| now.half_opened > before).await }
+        let before = count(&conditions.borrow());
+        async move { became(&mut conditions, |now| count(now) > before).await }
     }
 
     async fn power_lost(&self) {

@@ -1,0 +1,96 @@
+//! Disks that are files, attached as loop devices: only such that this rig made, and gone with it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+/// A loop device over a file of the rig.
+///
+/// The kernel takes it down by itself once nobody has it open, so that it outlives neither this value
+/// and the target that mounts it, nor a rig that was killed.
+#[derive(Debug)]
+pub struct LoopDisk {
+    /// `major:minor` of the device.
+    pub numbers: String,
+    /// Its size in sectors of 512 bytes.
+    pub sectors: u64,
+    _held: File,
+}
+
+impl LoopDisk {
+    /// Makes a file of zeros and attaches it.
+    pub fn attach(file: &Path, bytes: u64) -> Result<Self> {
+        File::create_new(file)
+            .and_then(|made| made.set_len(bytes))
+            .with_context(|| format!("making {}", file.display()))?;
+        let node = PathBuf::from(losetup(&["--find", "--show"], file)?);
+        let name = node
+            .file_name()
+            .context("reading the name of a loop device")?
+            .to_owned();
+        let held = OpenOptions::new()
+            .read(true)
+            .open(&node)
+            .with_context(|| format!("opening {}", node.display()))?;
+        let kernel = Path::new("/sys/block").join(name);
+        let say = |about: &str| -> Result<String> {
+            let path = kernel.join(about);
+            let text = fs::read_to_string(&path);
+            Ok(text
+                .with_context(|| format!("reading {}", path.display()))?
+                .trim_end()
+                .to_owned())
+        };
+        // nothing but the file that was just made may ever be behind it
+        let behind = say("loop/backing_file")?;
+        ensure!(
+            Path::new(&behind) == file,
+            "refusing to use {}: {behind} is behind it",
+            node.display()
+        );
+        // in use by us: it goes as soon as it is in nobody's
+        losetup(&["--detach"], &node)?;
+        ensure!(
+            say("loop/autoclear")? == "1",
+            "{} would stay when the rig ends",
+            node.display()
+        );
+        Ok(Self {
+            numbers: say("dev")?,
+            sectors: say("size")?.parse().context("reading a size")?,
+            _held: held,
+        })
+    }
+
+    /// The files below `folder` that are attached somewhere on this machine.
+    pub fn attached_below(folder: &Path) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/sys/block").context("looking at block devices")? {
+            let behind = fs::read_to_string(entry?.path().join("loop/backing_file"));
+            let behind = PathBuf::from(behind.unwrap_or_default().trim_end());
+            if behind.starts_with(folder) {
+                found.push(behind);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn losetup(words: &[&str], path: &Path) -> Result<String> {
+    let mut command = Command::new("losetup");
+    let output = command
+        .args(words)
+        .arg(path)
+        .output()
+        .context("starting losetup")?;
+    ensure!(
+        output.status.success(),
+        "losetup: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
