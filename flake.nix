@@ -82,12 +82,25 @@
       controller =
         pkgs:
         crate pkgs "landfall" {
-          nativeBuildInputs = [ pkgs.makeBinaryWrapper ];
+          nativeBuildInputs = [
+            pkgs.installShellFiles
+            pkgs.makeBinaryWrapper
+          ];
           postInstall = lib.concatStringsSep "\n" (
             map (arch: ''
               install -D -m 0555 ${(agents pkgs).${arch}}/bin/landfall-agent \
                 "$out/libexec/landfall/landfall-agent-${arch}-linux-musl"
             '') (builtins.attrNames (agents pkgs))
+            ++ [
+              ''
+                "$out/bin/landfall" man --dir man
+                installManPage man/*.1
+                for shell in bash fish zsh; do
+                  "$out/bin/landfall" completions "$shell" >"landfall.$shell"
+                  installShellCompletion "landfall.$shell"
+                done
+              ''
+            ]
           );
           postFixup = ''
             wrapProgram "$out/bin/landfall" --suffix PATH : ${

@@ -47,6 +47,7 @@ let
       "efibootmgr"
       "gitMinimal"
       "gptfdisk"
+      "installShellFiles"
       "iproute2"
       "jq"
       "kexec-tools"
