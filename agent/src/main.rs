@@ -50,7 +50,7 @@ enum Command {
         /// Directory of the agent that may be at work
         #[arg(long, default_value = "/run/landfall")]
         dir: PathBuf,
-        /// Take the own program off afterwards, unless an agent is at work
+        /// Take the own program off afterwards, unless somebody else runs it
         #[arg(long)]
         leave: bool,
     },
@@ -109,9 +109,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Facts { dir, leave } => {
             let machine = Machine::real(dir);
             let printed = print(&runtime()?.block_on(machine.facts()));
-            // it may run from the very same file
-            let at_work = || machine.occupied().is_some_and(|other| other.alive);
-            if leave && !at_work() {
+            // an agent at work may run from the very same file
+            if leave && !machine.program_is_shared() {
                 detach::remove_own_program();
             }
             printed

@@ -83,9 +83,10 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
             .code("LF1207"));
     };
     command::end_leftovers();
+    machine.make_room();
     files::usual_umask();
     let callers = tunnel::listen(dir)?;
-    let session = Session::open(machine)?;
+    let session = Session::open(machine.clone())?;
     let service = AgentServer::new(Service {
         session: Arc::clone(&session),
     })
@@ -110,6 +111,7 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
     }
     // nothing of us stays on a machine that was not installed
     machine::detach::remove_own_program();
+    machine.leave_room();
     files::remove_directory(dir)
 }
 

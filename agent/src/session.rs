@@ -68,7 +68,7 @@ struct Current {
 impl Session {
     /// Opens the session, and takes up the run that a crash cut off.
     pub(crate) fn open(machine: Machine) -> Result<Arc<Self>, Failure> {
-        let spool = Spool::open(machine.dir().join("spool"))?;
+        let spool = Spool::open(machine.room().join("spool"))?;
         let arrivals = Arc::new(Arrivals::new(machine.clone(), spool));
         let mux = Mux::acceptor(Arc::new(Door(Arc::clone(&arrivals))));
         let session = Arc::new(Self {

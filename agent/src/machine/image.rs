@@ -19,7 +19,7 @@ use super::{
 impl Machine {
     /// Returns where the installer's image is unpacked.
     pub fn kexec_dir(&self) -> PathBuf {
-        self.dir().join("kexec")
+        self.room().join("kexec")
     }
 
     /// Unpacks an archive into a directory that is emptied first. Blocks.

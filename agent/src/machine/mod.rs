@@ -30,6 +30,7 @@ pub mod mounts;
 pub mod nix;
 mod owners;
 pub mod reboot;
+pub mod room;
 mod script;
 mod session;
 pub mod signature;

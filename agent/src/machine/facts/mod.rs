@@ -133,7 +133,7 @@ impl Machine {
             swap_total: memory
                 .contains("SwapTotal:")
                 .then(|| meminfo(&memory, "SwapTotal")),
-            spool: self.spool_space(),
+            spool: self.spool_space(meminfo(&memory, "MemAvailable")),
             disks: Vec::new(),
             interfaces: self.interfaces(),
             routes: self.routes(),
@@ -192,20 +192,22 @@ impl Machine {
         Some(if name.is_empty() { "unknown" } else { name }.to_owned())
     }
 
-    /// Returns how much room there is where the agent's directory is, or would be made.
-    fn spool_space(&self) -> Option<Space> {
-        let exists = self.dir().ancestors().find(|path| path.is_dir())?;
-        let path = exists.to_str()?.to_owned();
-        let mounts = self.mounts();
-        let under = mounts
-            .iter()
-            .filter(|mount| exists.starts_with(&mount.target));
-        // of those on one place the last is seen
-        let under = under.max_by_key(|mount| mount.target.components().count());
-        Some(Space {
+    /// Returns how much room there is for what is sent to the agent.
+    fn spool_space(&self, available: u64) -> Option<Space> {
+        let room = self.room();
+        let exists = room.ancestors().find(|path| path.is_dir())?;
+        let there = Space {
+            path: exists.to_str()?.to_owned(),
+            kind: self.file_system(exists),
             free: files::free(exists).ok()?,
-            kind: under.map(|mount| mount.kind.clone()).unwrap_or_default(),
-            path,
+        };
+        // an agent that stays makes itself room that the memory alone bounds
+        Some(match self.wants_room() {
+            true => Space {
+                free: available,
+                ..there
+            },
+            false => there,
         })
     }
 

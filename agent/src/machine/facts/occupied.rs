@@ -10,7 +10,7 @@ impl Machine {
     /// Returns what another agent is doing here, or left behind.
     ///
     /// Its lock is not tried, since an agent that starts just then would find it taken: `/proc/locks` shows it.
-    pub fn occupied(&self) -> Option<Occupied> {
+    pub(super) fn occupied(&self) -> Option<Occupied> {
         let lock = std::fs::metadata(self.dir().join("lock")).ok()?;
         let locks = self.read("/proc/locks").unwrap_or_default();
         let holder = holder(&locks, lock.dev(), lock.ino());
@@ -22,6 +22,18 @@ impl Machine {
         let run = run.map(|order| order.run.to_string());
         let alive = holder.is_some();
         (alive || run.is_some()).then_some(Occupied { alive, run })
+    }
+
+    /// Whether another process runs from the same file as this one.
+    pub fn program_is_shared(&self) -> bool {
+        let exe = |pid: &str| std::fs::read_link(self.at(&format!("/proc/{pid}/exe"))).ok();
+        let Some(own) = exe("self") else {
+            return false;
+        };
+        let me = std::process::id().to_string();
+        let pids = self.names("/proc").into_iter();
+        let mut others = pids.filter(|name| name.parse::<u32>().is_ok() && *name != me);
+        others.any(|pid| exe(&pid).as_ref() == Some(&own))
     }
 }
 
@@ -76,6 +88,18 @@ mod tests {
         assert_eq!(stage.machine().occupied(), Some(alive));
         let own = lock_line(&stage, std::process::id());
         assert_eq!(stage.file("proc/locks", &own).machine().occupied(), None);
+    }
+
+    #[test]
+    fn program_is_shared_with_whoever_runs_from_the_same_file() {
+        let own = "/run/landfall-bin/landfall-agent-1";
+        let stage = Stage::new()
+            .link("proc/self/exe", own)
+            .link(&format!("proc/{}/exe", std::process::id()), own)
+            .link("proc/7/exe", "/usr/sbin/sshd");
+        assert!(!stage.machine().program_is_shared());
+        let stage = stage.link("proc/8/exe", own);
+        assert!(stage.machine().program_is_shared());
     }
 
     #[test]
