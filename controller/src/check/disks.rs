@@ -7,25 +7,17 @@ use crate::screen::text::size;
 
 pub(super) fn checks(facts: &Facts, wanted: &Wanted) -> Vec<Check> {
     let mut checks = vec![there(facts)];
-    for (at, device) in wanted.disks.iter().enumerate() {
-        let Some(disk) = find(&facts.disks, device) else {
-            checks.push(missing(facts, wanted, device));
-            continue;
-        };
-        let before = wanted.disks[..at].iter();
-        let twice = before
-            .filter(|other| *other != device)
-            .find(|other| find(&facts.disks, other).is_some_and(|found| found == disk));
-        match twice {
-            Some(other) => checks.push(same(other, device)),
-            None => checks.extend(usable(facts, wanted, device, disk)),
+    for device in &wanted.disks {
+        // one that is not there is what `prepare` fails on
+        if let Some(disk) = find(&facts.disks, device) {
+            checks.extend(usable(facts, wanted, device, disk));
         }
     }
     checks
 }
 
 /// Finds a disk by any of its names.
-pub(super) fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {
+fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {
     disks
         .iter()
         .find(|disk| disk.device == device || disk.links.iter().any(|link| link == device))
@@ -55,32 +47,6 @@ fn there(facts: &Facts) -> Check {
         count => format!("{count} disks, {}", size(total)),
     };
     Check::ok(Group::Disks, name, found)
-}
-
-fn missing(facts: &Facts, wanted: &Wanted, device: &str) -> Check {
-    let name = "disk-missing";
-    let there: Vec<&str> = facts
-        .disks
-        .iter()
-        .map(|disk| disk.device.as_str())
-        .collect();
-    let found = format!(
-        "{device} is not there; the machine has {}",
-        there.join(", ")
-    );
-    let advice =
-        "correct `disko.devices` in the configuration; names below /dev/disk/by-id stay the same";
-    if wanted.kexec {
-        let because = "the installer may name the disks otherwise";
-        return Check::warning(Group::Disks, name, found, because).advise(advice);
-    }
-    Check::failure(Group::Disks, name, "LF0350", found).advise(advice)
-}
-
-fn same(one: &str, other: &str) -> Check {
-    let found = format!("{one} and {other} are one disk");
-    Check::failure(Group::Disks, "disk-twice", "LF0351", found)
-        .advise("correct `disko.devices` in the configuration")
 }
 
 /// Says what a disk that will be erased takes with it, or that it may be another one by then.
@@ -215,36 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn disk_that_is_not_there_is_refused_once_the_installer_runs() {
+    fn disks_that_are_not_there_are_left_to_who_looks_for_them() {
         let facts = two(Part::default(), Part::default());
-        let by_id = "/dev/disk/by-id/ata-A";
-        check(&facts, false, &[by_id], &[]);
-        let gone = "/dev/disk/by-id/ata-C";
-        check(
-            &facts,
-            false,
-            &[gone],
-            &[("disk-missing", Verdict::Failure, "LF0350")],
-        );
-        check(
-            &facts,
-            true,
-            &[gone],
-            &[("disk-missing", Verdict::Warning, "")],
-        );
-    }
-
-    #[test]
-    fn two_names_of_one_disk_are_refused() {
-        let facts = two(Part::default(), Part::default());
-        let names = ["/dev/sda", "/dev/disk/by-id/ata-A"];
-        check(
-            &facts,
-            false,
-            &names,
-            &[("disk-twice", Verdict::Failure, "LF0351")],
-        );
-        check(&facts, false, &["/dev/sda", "/dev/sda"], &[]);
+        check(&facts, false, &["/dev/disk/by-id/ata-A"], &[]);
+        check(&facts, false, &["/dev/disk/by-id/ata-C"], &[]);
     }
 
     #[test]

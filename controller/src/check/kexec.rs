@@ -51,7 +51,7 @@ fn support(facts: &Facts) -> Check {
 fn disabled(facts: &Facts) -> Option<Check> {
     let name = "kexec-disabled";
     match facts.kexec_load_disabled? {
-        false => Some(Check::ok(Group::Kexec, name, "allowed until the next boot")),
+        false => Some(Check::ok(Group::Kexec, name, "no")),
         true => Some(
             Check::failure(
                 Group::Kexec,

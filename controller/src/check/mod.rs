@@ -172,6 +172,27 @@ pub fn checks(facts: &Facts, wanted: &Wanted) -> Vec<Check> {
     checks
 }
 
+/// Judges whether an installer that was measured fits.
+pub fn fits(facts: &Facts, image: Size) -> Vec<Check> {
+    let wanted = Wanted {
+        kexec: true,
+        image: Image::Measured(image),
+        ..Wanted::default()
+    };
+    memory::checks(facts, &wanted)
+}
+
+/// Judges the disks that a configuration names, and that are there.
+pub fn named_disks(facts: &Facts, request: &Request, devices: &[String]) -> Vec<Check> {
+    let wanted = Wanted {
+        disks: devices.to_vec(),
+        ..Wanted::of(request, facts)
+    };
+    let checks = disks::checks(facts, &wanted).into_iter();
+    // that there are disks was judged when the machine was looked at
+    checks.filter(|check| check.name != "disks").collect()
+}
+
 /// Returns the failure that the checks amount to, if any fails: the first one's, with what else is in the way.
 pub fn failure(checks: &[Check]) -> Option<Failure> {
     let mut failed = checks

@@ -209,7 +209,7 @@ privileges
   ok  root            the agent may do everything
 kexec
   ok  kexec           supported, by both calls
-  ok  kexec-disabled  allowed until the next boot
+  ok  kexec-disabled  no
   ok  lockdown        none
   ok  hypervisor      QEMU Standard PC (i440FX + PIIX, 1996)
 memory

@@ -8,6 +8,7 @@ use landfall_proto::{
 
 use super::Bench;
 use crate::{
+    check,
     local::nix::Devices,
     request::{Phase, Source},
 };
@@ -85,6 +86,8 @@ impl Bench<'_> {
             }
         }
         self.check_twice(&found)?;
+        let checks = check::named_disks(self.facts, &self.desk.request, &devices.disks);
+        self.warnings.extend(check::warnings(&checks));
         Ok(found)
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Bench;
 use crate::{
+    check::{self, Size},
     local::image,
     request::{Image, Phase},
 };
@@ -22,7 +23,7 @@ pub struct KexecImage {
 
 impl Bench<'_> {
     /// Finds the kexec image, fetches it where it is elsewhere, and checks that it is one.
-    pub(super) async fn image(&self) -> Result<Option<KexecImage>, Failure> {
+    pub(super) async fn image(&mut self) -> Result<Option<KexecImage>, Failure> {
         let request = &self.desk.request;
         let needed =
             request.phases.has(Phase::Kexec) && (!self.facts.installer || request.kexec.force);
@@ -44,18 +45,16 @@ impl Bench<'_> {
         };
         self.cx.waiting("the kexec image to be checked");
         let image = image::check(&path).await?;
-        // the image in the spool, unpacked, and the same again in the kernel's hands
-        let needed = image.blob.size + 2 * (image.unpacked.kernel + image.unpacked.initrd);
-        if self.facts.memory_available < needed {
-            return Err(Failure::new("cannot boot the installer from memory")
-                .because(format!(
-                    "the image needs {} MiB to be loaded, and {} MiB are free",
-                    needed >> 20,
-                    self.facts.memory_available >> 20
-                ))
-                .hint("stop what uses memory on the machine, or boot an installer from a medium")
-                .code("LF0341"));
+        let size = Size {
+            packed: image.blob.size,
+            kernel: image.unpacked.kernel,
+            initrd: image.unpacked.initrd,
+        };
+        let checks = check::fits(self.facts, size);
+        if let Some(failure) = check::failure(&checks) {
+            return Err(failure);
         }
+        self.warnings.extend(check::warnings(&checks));
         Ok(Some(KexecImage {
             path: image.path,
             blob: image.blob,
