@@ -11,7 +11,7 @@ use crate::request::{BuildOn, Image, Kexec, NixOptions, Phases, Request};
 
 /// What `landfall check` takes.
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     #[command(flatten)]
     host: HostArgs,
     #[command(flatten)]

@@ -17,7 +17,7 @@ use crate::request::{Flake, Image, Kexec, Phases, Request, Source, VmTest};
 
 /// What `landfall install` takes.
 #[derive(Debug, Args)]
-pub struct InstallArgs {
+pub(super) struct InstallArgs {
     #[command(flatten)]
     host: HostArgs,
     #[command(flatten)]

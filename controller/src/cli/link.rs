@@ -88,14 +88,18 @@ impl HostArgs {
     /// Returns the machine; `verb` says what is to be done with it.
     pub(super) fn target(self, verb: &str) -> Result<Target, Failure> {
         if let Some(word) = self.surplus.first() {
-            return Err(
-                Failure::new(format!("cannot {verb} more than one machine at a time"))
-                    .because(format!("`{word}` is one word too many"))
-                    .hint(
-                        "run landfall once for each machine; put quotes around a value with blanks",
-                    )
-                    .code("LF0415"),
-            );
+            let failure = Failure::new(format!("cannot {verb} more than one machine at a time"))
+                .because(format!("`{word}` is one word too many"))
+                .code("LF0415");
+            let host = self.host.as_ref().map(|host| &*host.host);
+            return Err(match host.filter(|host| super::is_command(host)) {
+                Some(command) => failure.hint(format!(
+                    "a command stands before its options: `landfall {command} …`"
+                )),
+                None => failure.hint(
+                    "run landfall once for each machine; put quotes around a value with blanks",
+                ),
+            });
         }
         self.host.or(self.target_host).ok_or_else(|| {
             Failure::new(format!("cannot tell which machine to {verb}"))
@@ -112,20 +116,20 @@ impl LinkArgs {
         environment: &Environment,
     ) -> Result<Way, Failure> {
         let unset = |what: &str, option: &str, variable: &str| {
-            Failure::new(format!("cannot use the password for {what}"))
-                .because(format!(
-                    "`{option}` is given, and the variable {variable} is empty or not set"
-                ))
-                .hint(format!(
-                    "set it: `read -rs {variable} && export {variable}`"
-                ))
-                .code("LF0410")
+            Failure::new(format!("cannot {what} with a password"))
+                .because(format!("{variable} is not set, or empty"))
+                .hint(format!("set it: `{variable}=… landfall {option} …`"))
+                .code("LF0116")
         };
         if self.env_password && !environment.password {
-            return Err(unset("the login", "--env-password", login::PASSWORD));
+            return Err(unset("log in", "--env-password", login::PASSWORD));
         }
         if self.env_sudo_password && !environment.sudo_password {
-            return Err(unset("sudo", "--env-sudo-password", login::SUDO_PASSWORD));
+            return Err(unset(
+                "become root",
+                "--env-sudo-password",
+                login::SUDO_PASSWORD,
+            ));
         }
         Ok(Way {
             login: Login {

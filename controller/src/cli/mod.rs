@@ -25,7 +25,8 @@ use clap::{
 };
 use landfall_proto::failure::Failure;
 
-pub use self::{check::CheckArgs, environment::Environment, install::InstallArgs, values::Shell};
+use self::{check::CheckArgs, install::InstallArgs};
+pub use self::{environment::Environment, values::Shell};
 use crate::{
     exit,
     request::{Request, VmTest},
@@ -225,6 +226,11 @@ fn shown(arg: &clap::Arg) -> String {
 /// Returns all that clap knows about the command line, for whoever describes it.
 pub fn command() -> clap::Command {
     Cli::command()
+}
+
+/// Whether a word would be a command, stood it first.
+fn is_command(word: &str) -> bool {
+    command().find_subcommand(word).is_some()
 }
 
 fn after_help() -> String {

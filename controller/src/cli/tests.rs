@@ -238,6 +238,16 @@ fn machine_is_never_given_twice() {
 }
 
 #[test]
+fn command_that_does_not_stand_first_is_told() {
+    let failure = refused(
+        "-v check h",
+        "cannot install more than one machine at a time",
+    );
+    let hint = "a command stands before its options: `landfall check …`";
+    assert_eq!(failure.hints, [hint]);
+}
+
+#[test]
 fn every_word_is_a_host_under_the_old_name() {
     for word in ["check", "install", "explain", "man"] {
         let line = format!("{word} -f .#a");
@@ -262,13 +272,10 @@ fn variables_are_seen_and_not_kept() {
     let request = request_in("landfall", "-f .#a -i k --env-sudo-password h", &all);
     assert!(!request.login.env_key && !request.login.env_password);
     assert!(request.privilege.from_env);
-    refused(
-        "-f .#a --env-password h",
-        "cannot use the password for the login",
-    );
+    refused("-f .#a --env-password h", "cannot log in with a password");
     refused(
         "-f .#a --env-sudo-password h",
-        "cannot use the password for sudo",
+        "cannot become root with a password",
     );
 }
 
