@@ -34,26 +34,27 @@ const LONG: Duration = Duration::from_secs(600);
 /// What no file, line or argument may show.
 const LOGIN: &str = "Long in the 1ogin";
 const SUDO: &str = "Short in the sud0";
+const PHRASE: &str = "Nothing but a phra5e";
 
-/// Users with passwords: `admin` may use sudo with it, `half` needs none for a shell, `tty` needs a terminal, `plain` may
+/// Users with passwords: `admin` may use sudo with it, `half` needs none for a shell, `seat` needs a terminal, `plain` may
 /// not use it. `admin` is asked by the server's own words, all others by ssh's.
 const USERS: &str = r#"
 set -e
-for user in admin half tty plain; do
+for user in admin half seat plain; do
   useradd --create-home --shell /bin/bash $user
   echo "$user:Long in the 1ogin" | chpasswd
 done
 echo 'Defaults:admin passprompt="not this one", lecture=always
 admin ALL=(ALL:ALL) ALL
 half ALL=(ALL:ALL) ALL, NOPASSWD: /bin/sh, /usr/bin/sh
-Defaults:tty requiretty
-tty ALL=(ALL:ALL) ALL' > /etc/sudoers.d/login
+Defaults:seat requiretty
+seat ALL=(ALL:ALL) ALL' > /etc/sudoers.d/login
 chmod 440 /etc/sudoers.d/login
 echo 'PasswordAuthentication yes
 KbdInteractiveAuthentication yes
 Match User admin
   PasswordAuthentication no
-Match User half,tty,plain
+Match User half,seat,plain
   KbdInteractiveAuthentication no' > /etc/ssh/sshd_config.d/00-login.conf
 systemctl reload ssh
 "#;
@@ -69,6 +70,7 @@ fn passwords_lead_to_root_and_no_further() {
     desk.refuses_logins();
     desk.refuses_sudo();
     desk.is_root_by_given_passwords();
+    desk.asks_for_a_passphrase_once();
     desk.asks_on_a_terminal();
     desk.gets_in_again();
     desk.shows_no_secret();
@@ -132,7 +134,8 @@ impl Desk {
         command
     }
 
-    /// Runs it to its end; returns the exit code and stderr from `error:` on, without the last line, which names a log.
+    /// Runs it to its end; returns the exit code and stderr from `error:` on, without what names a log or a
+    /// page.
     #[track_caller]
     fn ends(&self, mut command: Command) -> (i32, String) {
         let path = self.folder.path().join("stderr");
@@ -146,11 +149,11 @@ impl Desk {
         self.said.lock().unwrap().push_str(&said);
         let status = ended.unwrap_or_else(|error| panic!("{error:#}\n{said}"));
         let error = said.find("error: ").unwrap_or(said.len());
-        let log = said.rfind("log: ").unwrap_or(said.len());
-        (
-            status.code().unwrap_or(-1),
-            said[error..log.max(error)].to_owned(),
-        )
+        let of_use =
+            |line: &&str| !line.starts_with("log: ") && !line.contains("`landfall explain ");
+        let told = said[error..].lines().filter(of_use);
+        let told = told.map(|line| format!("{line}\n")).collect();
+        (status.code().unwrap_or(-1), told)
     }
 
     #[track_caller]
@@ -208,7 +211,10 @@ hint: name a private key that exists: `-i FILE`
         let words = ["--phases", "kexec", "--env-password"];
         let (code, said) = self.ends(self.landfall("plain", &words));
         assert_ne!(code, 0, "{said}");
-        assert!(said.contains("SSHPASS is not set"), "{said}");
+        assert!(
+            said.contains("the variable SSHPASS is empty or not set"),
+            "{said}"
+        );
 
         for user in ["plain", "admin"] {
             let mut landfall = self.landfall(user, &words);
@@ -274,13 +280,13 @@ hint: log in as root: `root@HOST`
             ) && said.contains("NOPASSWD: ALL`"),
             "{said}"
         );
-        let (code, said) = self.ends(with_sudo("tty", LOGIN));
+        let (code, said) = self.ends(with_sudo("seat", LOGIN));
         assert_eq!(code, 1, "{said}");
         assert!(
             said.starts_with(
-                "error: cannot become root on tty@127.0.0.1 [LF0203]\n\
+                "error: cannot become root on seat@127.0.0.1 [LF0203]\n\
                  caused by: sudo insists on a terminal, which a program cannot give it\n"
-            ) && said.contains("hint: add to /etc/sudoers: `Defaults:tty !requiretty`"),
+            ) && said.contains("hint: add to /etc/sudoers: `Defaults:seat !requiretty`"),
             "{said}"
         );
         self.is_clean();
@@ -348,6 +354,40 @@ hint: log in as root: `root@HOST`
         assert!(said.starts_with(&refused), "{said}");
     }
 
+    /// A key that is only in the environment, without the end of its last line, and under a passphrase.
+    fn asks_for_a_passphrase_once(&self) {
+        let key = self.folder.path().join("locked");
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", PHRASE, "-f"])
+            .arg(&key)
+            .status();
+        assert!(made.unwrap().success());
+        let public = fs::read_to_string(key.with_extension("pub")).unwrap();
+        self.root(&format!(
+            "cd /home/admin && mkdir .ssh && echo '{}' > .ssh/authorized_keys && chown -R admin: .ssh",
+            public.trim_end()
+        ));
+        let missing = self.folder.path().join("none.tar.gz");
+        let words = ["--phases", "kexec", "--kexec", missing.to_str().unwrap()];
+        let mut landfall = self.session(&["--ctty"], "admin", &words);
+        let private = fs::read_to_string(&key).unwrap();
+        landfall.env("SSH_PRIVATE_KEY", private.trim_end());
+        let mut typist = Typist::start(landfall);
+        typist.answers("/identity': ", "wrong");
+        typist.answers("/identity': ", PHRASE);
+        typist.answers(" password for admin: ", LOGIN);
+        let (status, said) = typist.ends();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(" as a kexec image"), "{said}");
+        assert_eq!(
+            said.matches("Enter passphrase for key '").count(),
+            2,
+            "{said}"
+        );
+        self.said.lock().unwrap().push_str(&said);
+        self.is_clean();
+    }
+
     /// Nothing of landfall is on the machine, or will be in a moment.
     #[track_caller]
     fn is_clean(&self) {
@@ -400,7 +440,7 @@ hint: log in as root: `root@HOST`
     /// Looks at all that was said and everything that is left.
     fn shows_no_secret(&self) {
         let said = self.said.lock().unwrap();
-        for secret in [LOGIN, SUDO] {
+        for secret in [LOGIN, SUDO, PHRASE] {
             assert!(!said.contains(secret), "{said}");
             let home = self.operator.state();
             let found = Command::new("grep")

@@ -2,7 +2,10 @@
 //!
 //! What the user named is looked at before anything else is done. Secrets stay here and in the ssh that uses them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use landfall_proto::failure::Failure;
 use tokio::sync::Mutex;
@@ -29,8 +32,9 @@ use crate::{
 
 /// Longest password; PAM takes 512 bytes, and a pipe takes this at once.
 const LONGEST: usize = 1024;
-/// How often a person is asked for the password of sudo.
+/// How often a person is asked for the password of sudo, and how long the answer is waited for: as sudo does.
 const TRIES: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How this machine gets in.
 #[derive(Debug)]
@@ -142,7 +146,8 @@ impl Login {
             let again = wrong.as_ref().map_or("", |_| "That is not right.\n");
             // ends as sudo's own does: programs that type it wait for these words
             let prompt = format!("{again}[sudo on {}] password for {user}: ", self.host);
-            let Some(typed) = asking.ask(&prompt, false).await else {
+            let typed = tokio::time::timeout(PATIENCE, asking.ask(&prompt, false)).await;
+            let Ok(Some(typed)) = typed else {
                 break;
             };
             match upload::try_sudo(&ssh, &typed).await? {
