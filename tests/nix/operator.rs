@@ -18,7 +18,7 @@ use engine::{
     step::{Context, Done, Repeat, Step},
 };
 use landfall::{
-    local::nix::{Derivation, KeyKind, Nix},
+    local::nix::{Derivation, KeyKind, Nix, Survey},
     request::{BuildOn, Flake, NixOptions},
 };
 use landfall_proto::{
@@ -118,15 +118,12 @@ async fn trial_settles_what_the_settings_do_not() {
 )]
 async fn caches_are_read_from_lists_and_from_strings() {
     let desk = Desk::new().await;
-    let caches = desk.nix.caches(&desk.flake("here"), &desk.cx).await;
-    let caches = caches.unwrap();
+    let caches = desk.survey("here").await.unwrap().caches.unwrap();
     assert_eq!(
         caches.substituters,
         ["https://a.example", "https://b.example"]
     );
     assert_eq!(caches.public_keys, ["a-1:AAAA", "b-1:BBBB"]);
-    let failure = desk.nix.caches(&desk.flake("bare"), &desk.cx).await;
-    assert_eq!(failure.unwrap_err().code, "LF0362");
 }
 
 #[tokio::test]
@@ -158,6 +155,35 @@ async fn disks_and_keys_are_found_however_deep_they_lie() {
         (devices.keys[0].offset, devices.keys[0].size),
         (None, Some(64))
     );
+}
+
+#[tokio::test]
+#[cfg_attr(
+    not(feature = "machines"),
+    ignore = "needs the rig's nix; `cargo verify` runs it"
+)]
+async fn one_evaluation_tells_all_that_several_do() {
+    let desk = Desk::new().await;
+    let survey = desk.survey("here").await.unwrap();
+    let script = desk.derivation("here", "system.build.diskoScript").await;
+    let system = desk.derivation("here", "system.build.toplevel").await;
+    assert_eq!(survey.derivations, [script, system]);
+    let devices = desk.nix.devices(&desk.flake("here"), &desk.cx).await;
+    assert_eq!(survey.devices, devices.ok());
+    // what cannot be told stands in nobody's way
+    let survey = desk.survey("silent").await.unwrap();
+    assert_eq!((survey.derivations.len(), survey.devices), (2, None));
+    assert_eq!(survey.caches, None);
+
+    for (name, code) in [
+        ("nobody", "LF0361"),
+        ("bare", "LF0362"),
+        ("diskless", "LF0363"),
+        ("wrong", "LF0364"),
+    ] {
+        let failure = desk.survey(name).await.unwrap_err();
+        assert_eq!(failure.code, code, "{failure:?}");
+    }
 }
 
 #[tokio::test]
@@ -294,6 +320,11 @@ impl Desk {
             ..options(&[])
         };
         Nix::at(self.folder.path().join("bin/nix"), options)
+    }
+
+    async fn survey(&self, name: &str) -> Result<Survey, Failure> {
+        let wanted = ["system.build.diskoScript", "system.build.toplevel"].map(str::to_owned);
+        self.nix.survey(&self.flake(name), &wanted, &self.cx).await
     }
 
     /// Runs a program of the operator's.

@@ -48,9 +48,20 @@
         toplevel = file "toplevel" "riscv64-linux" "echo toplevel > $out";
         installTest = file "install-test" "@here@" "echo it did not boot; exit 1";
       };
-      diskless.config.system.build.diskoScript =
-        throw "No disks defined, did you forget to import your disko config?";
-      wrong.config.system.build.toplevel = throw "\nFailed assertions:\n- no root file system";
+      # says nothing of disks and caches
+      silent.config = {
+        inherit (self.nixosConfigurations.here.config) system;
+        disko.devices.disk.main = { };
+        nix.settings.substituters = throw "not today";
+      };
+      diskless.config.system.build = {
+        diskoScript = throw "No disks defined, did you forget to import your disko config?";
+        toplevel = file "toplevel" "@here@" "echo toplevel > $out";
+      };
+      wrong.config.system.build = {
+        diskoScript = file "disko" "@here@" "echo disko > $out";
+        toplevel = throw "\nFailed assertions:\n- no root file system";
+      };
       bare.config = { };
     };
   };

@@ -35,7 +35,7 @@ impl Step for Build<'_> {
             let agreed = prepared.disks.as_deref();
             prepared.disks = Some(bench.disks_again(agreed).await?);
         }
-        prepared.nix = bench.caches().await;
+        prepared.nix = bench.caches();
         let outputs = bench.build(evaluated).await?;
         prepared.set(&self.desk.request, outputs);
         Ok(bench.done(prepared))

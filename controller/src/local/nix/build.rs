@@ -8,12 +8,13 @@ use std::path::Path;
 use engine::step::Context;
 use landfall_proto::{failure::Failure, order::StorePath};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Nix, copy::address, parsed, run};
 use crate::request::Flake;
 
 /// Tells of a derivation what is known without building it.
-const DERIVATION: &str = r#"it:
+pub(super) const DERIVATION: &str = r#"it:
   if it ? drvPath then {
     drv = it.drvPath;
     output = it.outputName or "out";
@@ -55,20 +56,7 @@ impl Nix {
         let value = self
             .eval_json(flake, attribute, Some(DERIVATION), cx)
             .await?;
-        let word = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-        let drv = word("drv").try_into().map_err(|error| {
-            Failure::new(format!("cannot evaluate {attribute} of {flake}"))
-                .caused_by(&error)
-                .hint("use a nix whose store is /nix/store")
-                .code("LF0370")
-        })?;
-        Ok(Derivation {
-            drv,
-            output: word("output"),
-            // of a content-addressed derivation this is a placeholder
-            path: word("path").try_into().ok(),
-            system: word("system"),
-        })
+        Derivation::read(&value, &format!("cannot evaluate {attribute} of {flake}"))
     }
 
     /// Builds a derivation on this machine, or on the builders it knows.
@@ -169,6 +157,24 @@ impl Nix {
 }
 
 impl Derivation {
+    /// Reads what [`DERIVATION`] told.
+    pub(super) fn read(told: &Value, headline: &str) -> Result<Self, Failure> {
+        let word = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+        let drv = word("drv").try_into().map_err(|error| {
+            Failure::new(headline)
+                .caused_by(&error)
+                .hint("use a nix whose store is /nix/store")
+                .code("LF0370")
+        })?;
+        Ok(Self {
+            drv,
+            output: word("output"),
+            // of a content-addressed derivation this is a placeholder
+            path: word("path").try_into().ok(),
+            system: word("system"),
+        })
+    }
+
     fn installable(&self) -> String {
         format!("{}^{}", self.drv, self.output)
     }
@@ -187,7 +193,7 @@ fn one_path(out: &[u8]) -> Result<StorePath, String> {
 
 impl Nix {
     /// Reads a setting of nix as JSON; none where nix does not tell.
-    pub(super) async fn config(&self) -> Option<serde_json::Value> {
+    pub(super) async fn config(&self) -> Option<Value> {
         let mut shown: Result<Vec<u8>, run::Error> = self.show("config show").await;
         if shown.is_err() {
             // the name it had until nix 2.19

@@ -1,11 +1,21 @@
-//! What a configuration says about the machine, without building it: disks, files with keys, binary caches.
+//! What a configuration says, without building it: what is to be built, disks, files with keys, binary caches.
+//!
+//! A NixOS configuration takes seconds to evaluate, whatever one wants of it, so [`Nix::survey`] asks for all at once.
 
 use engine::step::Context;
 use landfall_proto::{failure::Failure, order::NixSettings};
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::Nix;
+use super::{
+    Nix,
+    build::{DERIVATION, Derivation},
+    installable, parsed,
+};
 use crate::request::Flake;
+
+/// Where everything lies that is built.
+const BUILD: &str = "system.build.";
 
 /// Looks through disko's devices. Names with `_` are disko's own and lead in circles; what cannot be evaluated is passed
 /// over. Which of its files disko reads for a LUKS device is decided in its `lib/types/luks.nix`.
@@ -54,7 +64,7 @@ const DEVICES: &str = r#"devices:
           (filter (name: substring 0 1 name != "_") (attrNames x))
       else [ ];
   in {
-    disks = attrValues (mapAttrs (name: disk: disk.device) (devices.disk or { }));
+    disks = attrValues (mapAttrs (name: disk: disk.device or (throw "it has no device")) (devices.disk or { }));
     keys = filter (use: use.file != "") (walk 40 devices);
   }"#;
 
@@ -70,6 +80,17 @@ const CACHES: &str = r#"settings:
     substituters = all "substituters";
     public_keys = all "trusted-public-keys";
   }"#;
+
+/// What is to be known of a configuration before it is built.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// What is to be built, in the order asked for.
+    pub derivations: Vec<Derivation>,
+    /// What disko's devices say; none where they do not say it.
+    pub devices: Option<Devices>,
+    /// From where the configuration's own nix fetches; none where it does not say.
+    pub caches: Option<NixSettings>,
+}
 
 /// What disko's devices say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -124,27 +145,81 @@ impl Nix {
         })
     }
 
-    /// Evaluates from which binary caches the configuration's own nix fetches.
-    pub async fn caches(&self, flake: &Flake, cx: &Context) -> Result<NixSettings, Failure> {
-        let value = self
-            .eval_json(flake, "nix.settings", Some(CACHES), cx)
-            .await?;
-        let words = |name: &str| {
-            let all = value[name].as_array().into_iter().flatten();
-            let words = all.filter_map(|word| word.as_str().map(str::to_owned));
-            let mut kept: Vec<String> = Vec::new();
-            for word in words.filter(|word| is_word(word)) {
-                if !kept.contains(&word) {
-                    kept.push(word);
-                }
-            }
-            kept
+    /// Evaluates all that is to be known before anything is built: some attributes below `system.build`, disko's devices,
+    /// and from which binary caches the configuration's own nix fetches.
+    pub async fn survey(
+        &self,
+        flake: &Flake,
+        attributes: &[String],
+        cx: &Context,
+    ) -> Result<Survey, Failure> {
+        let headline = format!("cannot evaluate {flake}");
+        let first = attributes.first().map(String::as_str).unwrap_or_default();
+        let apply = survey(attributes);
+        let out = self.eval(&flake.to_string(), Some(&apply), Some(cx)).await;
+        let out = match out {
+            Ok(out) => out,
+            Err(error) => return Err(self.explained(flake, first, headline, error).await),
         };
-        Ok(NixSettings {
-            substituters: words("substituters"),
-            public_keys: words("public_keys"),
+        let value = parsed(&out, headline.clone(), "eval")?;
+        let mut derivations = Vec::new();
+        for (at, attribute) in attributes.iter().enumerate() {
+            let derivation = &value["derivations"][at];
+            if derivation.is_null() {
+                let names = self.names(flake).await.unwrap_or_default();
+                return Err(installable::missing(flake, attribute, &names));
+            }
+            derivations.push(Derivation::read(derivation, &headline)?);
+        }
+        let devices = serde_json::from_value(value["devices"].clone());
+        Ok(Survey {
+            derivations,
+            devices: devices.ok(),
+            caches: caches(&value["caches"]),
         })
     }
+}
+
+/// Returns the function that takes the configuration and tells all.
+fn survey(attributes: &[String]) -> String {
+    let names = attributes.iter().map(|attribute| {
+        let name = attribute.strip_prefix(BUILD).unwrap_or(attribute);
+        format!("\"{name}\"")
+    });
+    let names: Vec<String> = names.collect();
+    let names = names.join(" ");
+    format!(
+        r#"config:
+  let
+    derivation = {DERIVATION};
+    devices = {DEVICES};
+    caches = {CACHES};
+    build = config.system.build or {{ }};
+    whole = f: x:
+      let tried = builtins.tryEval (let value = f x; in builtins.deepSeq value value);
+      in if tried.success then tried.value else null;
+  in {{
+    derivations = map (name: if build ? ${{name}} then derivation build.${{name}} else null) [ {names} ];
+    devices = if config ? disko.devices then whole devices config.disko.devices else null;
+    caches = if config ? nix.settings then whole caches config.nix.settings else null;
+  }}"#
+    )
+}
+
+fn caches(value: &Value) -> Option<NixSettings> {
+    let words = |name: &str| {
+        let mut kept: Vec<String> = Vec::new();
+        for word in value[name].as_array()?.iter().filter_map(Value::as_str) {
+            if is_word(word) && !kept.iter().any(|other| other == word) {
+                kept.push(word.to_owned());
+            }
+        }
+        Some(kept)
+    };
+    Some(NixSettings {
+        substituters: words("substituters")?,
+        public_keys: words("public_keys")?,
+    })
 }
 
 /// Whether it can stand in a line of nix.conf.

@@ -22,7 +22,7 @@ use serde_json::Value;
 use self::run::Call;
 pub use self::{
     build::{Derivation, Origin},
-    configuration::{Devices, KeyKind, KeyUse},
+    configuration::{Devices, KeyKind, KeyUse, Survey},
 };
 use crate::request::{Flake, NixOptions};
 

@@ -16,6 +16,9 @@ use crate::{
 /// Kernel names that say of what kind a disk is, and so stay the same from one kernel to the next.
 const KINDS: &[&str] = &["sd", "vd", "xvd", "hd", "nvme", "mmcblk"];
 
+const UNKNOWN: &str =
+    "the configuration does not say which disks it uses; continuing because its script does";
+
 impl Bench<'_> {
     /// Finds the disks that the configuration names, and asks about them; none where it cannot be told yet which.
     ///
@@ -24,24 +27,23 @@ impl Bench<'_> {
         if !self.desk.request.phases.has(Phase::Disko) {
             return Ok(None);
         }
-        let devices = match &self.desk.request.source {
-            Some(Source::Flake(flake)) => {
-                let devices = self.desk.nix()?.devices(flake, self.cx).await;
-                match (devices, super::builds_later(&self.desk.request)) {
-                    (Ok(devices), _) => Some(devices),
-                    (Err(failure), true) => {
+        let devices = match (&self.desk.request.source, &self.seen) {
+            (Some(Source::Flake(_)), Some((devices, _))) => {
+                let devices = devices.clone();
+                if devices.is_none() {
+                    self.warnings.push(UNKNOWN.to_owned());
+                }
+                devices
+            }
+            (Some(Source::Flake(flake)), None) => {
+                match self.desk.nix()?.devices(flake, self.cx).await {
+                    Ok(devices) => Some(devices),
+                    Err(failure) => {
                         self.warnings.push(format!(
                             "{failure}; continuing because the hardware configuration, which is not written yet, may be what it lacks"
                         ));
                         self.check_keys(None).await;
                         return Ok(None);
-                    }
-                    (Err(_), false) => {
-                        self.warnings.push(
-                            "the configuration does not say which disks it uses; continuing because its script does"
-                                .to_owned(),
-                        );
-                        None
                     }
                 }
             }
@@ -58,10 +60,13 @@ impl Bench<'_> {
         &mut self,
         agreed: Option<&[ConsentedDisk]>,
     ) -> Result<Vec<ConsentedDisk>, Failure> {
-        let Some(Source::Flake(flake)) = &self.desk.request.source else {
-            return Ok(agreed.unwrap_or_default().to_vec());
+        let devices = match &self.seen {
+            Some((Some(devices), _)) => devices.clone(),
+            _ => {
+                self.warnings.push(UNKNOWN.to_owned());
+                Devices::default()
+            }
         };
-        let devices = self.desk.nix()?.devices(flake, self.cx).await?;
         let found = self.find_all(&devices)?;
         if agreed.is_none() {
             self.check_keys(Some(&devices)).await;

@@ -22,7 +22,10 @@ pub use self::image::KexecImage;
 use self::outputs::Outputs;
 use crate::{
     desk::Desk,
-    local::{archive, hardware, nix::Origin},
+    local::{
+        archive, hardware,
+        nix::{Devices, Origin},
+    },
     request::{Phase, Request, Source},
 };
 
@@ -77,6 +80,8 @@ pub(super) struct Bench<'a> {
     pub(super) cx: &'a Context,
     /// What should be known, a sentence each.
     pub(super) warnings: Vec<String>,
+    /// What the configuration says of disks and caches, once it was evaluated.
+    seen: Option<(Option<Devices>, Option<NixSettings>)>,
 }
 
 impl Prepared {
@@ -143,7 +148,7 @@ impl Step for Prepare<'_> {
         let disks = bench.disks().await?;
         let nix = match later {
             true => NixSettings::default(),
-            false => bench.caches().await,
+            false => bench.caches(),
         };
         let image = bench.image().await?;
         let mut prepared = Prepared {
@@ -177,6 +182,7 @@ impl<'a> Bench<'a> {
             facts,
             cx,
             warnings: Vec::new(),
+            seen: None,
         }
     }
 

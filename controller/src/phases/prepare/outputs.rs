@@ -8,13 +8,13 @@ use landfall_proto::{
 use super::Bench;
 use crate::{
     local::nix::{Derivation, Nix, Origin},
-    request::{BuildOn, Flake, Phase, Source},
+    request::{BuildOn, Phase, Source},
 };
 
 const SYSTEM: &str = "system.build.toplevel";
 
 /// What is to be installed, evaluated and not yet built.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::phases) struct Evaluated {
     disko: Option<Made>,
     system: Option<Made>,
@@ -38,20 +38,44 @@ pub(in crate::phases) struct Outputs {
 
 impl Bench<'_> {
     /// Evaluates what the phases need. Everything that is wrong with the configuration shows here.
-    pub(in crate::phases) async fn evaluate(&self) -> Result<Evaluated, Failure> {
+    pub(in crate::phases) async fn evaluate(&mut self) -> Result<Evaluated, Failure> {
         let request = &self.desk.request;
-        let mut evaluated = Evaluated {
-            disko: None,
-            system: None,
-        };
-        if request.phases.has(Phase::Disko) {
-            let script = script(request.disko_mode, request.disko_deps);
-            evaluated.disko = Some(self.made(&script).await?);
+        let nix = self.desk.nix()?;
+        let script = request.phases.has(Phase::Disko);
+        let script = script.then(|| script_of(request.disko_mode, request.disko_deps));
+        let system = request.phases.has(Phase::Install);
+        let system = system.then(|| SYSTEM.to_owned());
+        match &request.source {
+            Some(Source::Flake(flake)) => {
+                let wanted: Vec<String> = script.iter().chain(&system).cloned().collect();
+                if wanted.is_empty() {
+                    return Ok(Evaluated::default());
+                }
+                self.cx.waiting("the configuration to be evaluated");
+                let survey = nix.survey(flake, &wanted, self.cx).await?;
+                let mut made = survey.derivations.into_iter().map(Made::Now);
+                self.seen = Some((survey.devices, survey.caches));
+                Ok(Evaluated {
+                    disko: script.and_then(|_| made.next()),
+                    system: system.and_then(|_| made.next()),
+                })
+            }
+            Some(Source::StorePaths {
+                disko: script_path,
+                system: system_path,
+            }) => {
+                let mut evaluated = Evaluated::default();
+                if script.is_some() {
+                    evaluated.disko = Some(Made::Before(nix.check_path(script_path).await?));
+                }
+                if system.is_some() {
+                    evaluated.system = Some(Made::Before(nix.check_path(system_path).await?));
+                }
+                Ok(evaluated)
+            }
+            // a request is checked: no phase of these is asked for
+            None => Ok(Evaluated::default()),
         }
-        if request.phases.has(Phase::Install) {
-            evaluated.system = Some(self.made(SYSTEM).await?);
-        }
-        Ok(evaluated)
     }
 
     /// Evaluates what can be while the hardware configuration is not there yet: whether there is such a configuration.
@@ -59,22 +83,6 @@ impl Bench<'_> {
         match &self.desk.request.source {
             Some(Source::Flake(flake)) => self.desk.nix()?.check_name(flake).await,
             _ => Ok(()),
-        }
-    }
-
-    async fn made(&self, attribute: &str) -> Result<Made, Failure> {
-        let nix = self.desk.nix()?;
-        match &self.desk.request.source {
-            Some(Source::Flake(flake)) => {
-                self.cx.waiting(format!("{attribute} to be evaluated"));
-                let derivation = nix.derivation(flake, attribute, self.cx).await?;
-                Ok(Made::Now(derivation))
-            }
-            Some(Source::StorePaths { disko, system }) => {
-                let path = if attribute == SYSTEM { system } else { disko };
-                Ok(Made::Before(nix.check_path(path).await?))
-            }
-            None => Err(Failure::new("cannot tell what to install").code("LF0413")),
         }
     }
 
@@ -161,32 +169,22 @@ impl Bench<'_> {
         }
     }
 
-    /// Evaluates from where the installer's nix may fetch; failing to is no reason to stop.
-    pub(in crate::phases) async fn caches(&mut self) -> NixSettings {
+    /// Returns from where the installer's nix may fetch, as the configuration says.
+    pub(in crate::phases) fn caches(&mut self) -> NixSettings {
         let options = &self.desk.request.nix;
-        let wanted = options.machine_substituters && options.substitute;
-        let Some(flake) = self.flake().filter(|_| wanted) else {
+        if !options.machine_substituters || !options.substitute {
             return NixSettings::default();
-        };
-        let caches = match self.desk.nix() {
-            Ok(nix) => nix.caches(flake, self.cx).await,
-            Err(failure) => Err(failure),
-        };
-        caches.unwrap_or_else(|failure| {
-            self.warnings.push(format!(
-                "{failure}; continuing because the installer fetches from the caches that it knows"
-            ));
-            NixSettings::default()
-        })
-    }
-
-    /// Returns the configuration, where something is built from one.
-    fn flake(&self) -> Option<&Flake> {
-        let request = &self.desk.request;
-        let builds = request.phases.has(Phase::Disko) || request.phases.has(Phase::Install);
-        match &request.source {
-            Some(Source::Flake(flake)) if builds => Some(flake),
-            _ => None,
+        }
+        match self.seen.take() {
+            Some((_, Some(caches))) => caches,
+            Some((_, None)) => {
+                self.warnings.push(
+                    "the configuration does not say from which caches it fetches; continuing because the installer knows some"
+                        .to_owned(),
+                );
+                NixSettings::default()
+            }
+            None => NixSettings::default(),
         }
     }
 }
@@ -201,7 +199,7 @@ impl Made {
 }
 
 /// Returns the attribute of the script that disko makes for a mode, with its programs or without.
-fn script(mode: DiskoMode, deps: bool) -> String {
+fn script_of(mode: DiskoMode, deps: bool) -> String {
     let mode = match mode {
         DiskoMode::Disko => "disko",
         DiskoMode::Format => "format",
@@ -229,10 +227,16 @@ mod tests {
 
     #[test]
     fn script_is_chosen_by_mode_and_dependencies() {
-        assert_eq!(script(DiskoMode::Disko, true), "system.build.diskoScript");
-        assert_eq!(script(DiskoMode::Mount, true), "system.build.mountScript");
         assert_eq!(
-            script(DiskoMode::Format, false),
+            script_of(DiskoMode::Disko, true),
+            "system.build.diskoScript"
+        );
+        assert_eq!(
+            script_of(DiskoMode::Mount, true),
+            "system.build.mountScript"
+        );
+        assert_eq!(
+            script_of(DiskoMode::Format, false),
             "system.build.formatScriptNoDeps"
         );
     }
