@@ -6,6 +6,7 @@ pub mod cli;
 pub mod request;
 
 pub mod operate;
+pub mod vm_test;
 
 pub mod story;
 
