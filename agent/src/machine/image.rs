@@ -47,6 +47,12 @@ impl Machine {
         unpack(archive, &self.at(TARGET), links, stop, progress)
     }
 
+    /// Removes an archive that was sent, which gives its memory back. Blocks.
+    pub fn forget_archive(&self, archive: &Path) {
+        // one that cannot be removed takes memory that may not be there: whoever needs it sees that
+        let _ = fs::remove_file(archive);
+    }
+
     /// Puts the agent in the place of `cpio` and `gzip`, and beside it what it shall add. Blocks.
     pub fn stand_in(&self, amendment: &Amendment) -> Result<(), Failure> {
         let dir = self.kexec_dir();

@@ -125,7 +125,12 @@ impl Kexec<'_> {
         );
         // the image as it is loaded, and once more while the new kernel unpacks it
         let needed = kernel + 2 * initrd;
-        let available = self.machine.memory_available();
+        let mut available = self.machine.memory_available();
+        if available < needed {
+            // unpacked it is needed no more: should this agent end now, it has to be sent again
+            self.machine.forget_archive(&self.image.path);
+            available = self.machine.memory_available();
+        }
         if available >= needed {
             return Ok(());
         }
@@ -317,6 +322,18 @@ mod tests {
             failure.causes[1..],
             ["exit code 1", "kexec_load failed: Operation not permitted"]
         );
+    }
+
+    #[tokio::test]
+    async fn archive_makes_way_only_where_memory_is_short() {
+        let check = async |memory: &str, stays: bool| {
+            let (stage, _) = stage(Ended::answer(0, SAID, ""));
+            let stage = stage.file("proc/meminfo", memory);
+            let _ = load(&stage, "").await;
+            assert_eq!(stage.root().join("archive.tar").exists(), stays, "{memory}");
+        };
+        check(MEMORY, true).await;
+        check("MemAvailable: 2 kB\n", false).await;
     }
 
     #[tokio::test]
