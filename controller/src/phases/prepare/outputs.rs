@@ -40,6 +40,9 @@ impl Bench<'_> {
     /// Evaluates what the phases need. Everything that is wrong with the configuration shows here.
     pub(in crate::phases) async fn evaluate(&mut self) -> Result<Evaluated, Failure> {
         let request = &self.desk.request;
+        if !request.phases.has(Phase::Disko) && !request.phases.has(Phase::Install) {
+            return Ok(Evaluated::default());
+        }
         let nix = self.desk.nix()?;
         let script = request.phases.has(Phase::Disko);
         let script = script.then(|| script_of(request.disko_mode, request.disko_deps));
@@ -48,9 +51,6 @@ impl Bench<'_> {
         match &request.source {
             Some(Source::Flake(flake)) => {
                 let wanted: Vec<String> = script.iter().chain(&system).cloned().collect();
-                if wanted.is_empty() {
-                    return Ok(Evaluated::default());
-                }
                 self.cx.waiting("the configuration to be evaluated");
                 let survey = nix.survey(flake, &wanted, self.cx).await?;
                 let mut made = survey.derivations.into_iter().map(Made::Now);
@@ -91,8 +91,11 @@ impl Bench<'_> {
         &mut self,
         evaluated: Evaluated,
     ) -> Result<Outputs, Failure> {
-        let nix = self.desk.nix()?;
         let first = [&evaluated.system, &evaluated.disko];
+        if first.iter().all(|made| made.is_none()) {
+            return Ok(Outputs::default());
+        }
+        let nix = self.desk.nix()?;
         let there = match first.into_iter().flatten().find_map(Made::derivation) {
             Some(derivation) => self.builds_there(&nix, &derivation.system).await?,
             None => false,
