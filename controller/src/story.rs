@@ -118,3 +118,46 @@ pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> 
     }
     run.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{self, Environment, Task};
+
+    #[track_caller]
+    fn check(line: &str, between: &[&str]) {
+        let words = line.split(' ').map(Into::into);
+        let words: Vec<_> = std::iter::once("landfall".into()).chain(words).collect();
+        let Ok(Task::Install(request)) = cli::read(&words, &Environment::default()) else {
+            panic!("{line} is not an install");
+        };
+        let expected = [&["connect", "preflight", "prepare"], between].concat();
+        assert_eq!(plan(&request), expected, "{line}");
+    }
+
+    #[test]
+    fn phases_that_were_not_asked_for_are_not_planned() {
+        let all = ["kexec", "disko", "install", "reboot", "verify"];
+        check("-f .#a h", &all);
+        check("-f .#a --no-reboot h", &all[..3]);
+        check("--phases kexec h", &all[..1]);
+    }
+
+    #[test]
+    fn what_the_hardware_has_to_be_known_for_is_built_after_it() {
+        let backend = "--generate-hardware-config nixos-facter facter.json";
+        check(
+            &format!("-f .#a --phases kexec,disko {backend} h"),
+            &["kexec", "hardware", "build", "disko"],
+        );
+        check(
+            &format!("--phases kexec {backend} h"),
+            &["kexec", "hardware"],
+        );
+        // what was built before does not know of it
+        check(
+            &format!("-s /d /s --phases disko {backend} h"),
+            &["hardware", "disko"],
+        );
+    }
+}
