@@ -77,8 +77,15 @@ impl Nix {
     ) -> Result<StorePath, Failure> {
         let store = address(socket, &self.options);
         let mut args = vec!["--eval-store", "auto", "--store", &store];
-        // ours are of no use there: the machine has no keys to log in to them
-        args.extend(["--option", "builders", ""]);
+        // those of this machine's settings are of no use there: the machine has no keys to log in to them
+        if !self
+            .options
+            .settings
+            .iter()
+            .any(|(name, _)| name == "builders")
+        {
+            args.extend(["--option", "builders", ""]);
+        }
         if self
             .settings()
             .await
