@@ -93,6 +93,8 @@ impl Desk {
         machine.wait_ssh(BOOTS).unwrap();
         let made = machine.ssh(USERS).unwrap();
         assert!(made.status.success(), "{made:?}");
+        // the server begins anew
+        machine.wait_ssh(BOOTS).unwrap();
         Self {
             assets,
             operator: Operator::new().unwrap(),
@@ -229,7 +231,7 @@ hint: name a private key that exists: `-i FILE`
             );
             // not again and again: an account may be locked for that
             let tries =
-                format!("journalctl -u ssh -u sshd | grep -c 'Failed [a-z/-]* for {user} '");
+                format!("journalctl | grep -c 'sshd:auth.*authentication failure.*user={user}$'");
             assert_eq!(self.root(&tries), "1\n");
         }
     }
