@@ -100,9 +100,16 @@ fn run(command: Command) -> Result<(), Failure> {
             std::io::stdin()
                 .take(64 << 10)
                 .read_to_string(&mut text)
-                .map_err(|error| Failure::new("cannot read the certificates").caused_by(&error))?;
-            let credentials = serde_json::from_str(&text)
-                .map_err(|error| Failure::new("cannot read the certificates").caused_by(&error))?;
+                .map_err(|error| {
+                    Failure::new("cannot read the certificates")
+                        .caused_by(&error)
+                        .code("LF1207")
+                })?;
+            let credentials = serde_json::from_str(&text).map_err(|error| {
+                Failure::new("cannot read the certificates")
+                    .caused_by(&error)
+                    .code("LF1207")
+            })?;
             print(&runtime()?.block_on(serve::spawn(&dir, &credentials))?)
         }
         Command::Proxy { dir } => tunnel::proxy(&dir),
@@ -121,8 +128,11 @@ fn run(command: Command) -> Result<(), Failure> {
 
 fn print(value: &impl serde::Serialize) -> Result<(), Failure> {
     let line = serde_json::to_string(value).expect("what is printed is plain data");
-    writeln!(std::io::stdout(), "{line}")
-        .map_err(|error| Failure::new("cannot print").caused_by(&error))
+    writeln!(std::io::stdout(), "{line}").map_err(|error| {
+        Failure::new("cannot print")
+            .caused_by(&error)
+            .code("LF1207")
+    })
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -130,5 +140,9 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| Failure::new("cannot start").caused_by(&error))
+        .map_err(|error| {
+            Failure::new("cannot start")
+                .caused_by(&error)
+                .code("LF1207")
+        })
 }
