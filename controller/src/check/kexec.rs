@@ -8,7 +8,10 @@ const ELSE: &str = "or boot an installer from a medium or the provider's rescue 
 
 pub(super) fn checks(facts: &Facts, wanted: &Wanted) -> Vec<Check> {
     if !wanted.kexec {
-        let found = "not needed: an installer runs already";
+        let found = match facts.installer {
+            true => "not needed: an installer runs already",
+            false => "not asked for",
+        };
         return vec![Check::ok(Group::Kexec, "kexec", found)];
     }
     // whose kernel it is was told already
@@ -346,8 +349,16 @@ mod tests {
             kexec_load_disabled: Some(true),
             ..debian()
         };
-        let checks = checks(&facts, &Wanted::default());
-        assert_eq!(checks[0].found, "not needed: an installer runs already");
-        assert_eq!((checks.len(), checks[0].verdict), (1, Verdict::Ok));
+        let check = |facts: &Facts, found: &str| {
+            let checks = checks(facts, &Wanted::default());
+            assert_eq!(checks[0].found, found);
+            assert_eq!((checks.len(), checks[0].verdict), (1, Verdict::Ok));
+        };
+        check(&facts, "not asked for");
+        let installer = Facts {
+            installer: true,
+            ..facts
+        };
+        check(&installer, "not needed: an installer runs already");
     }
 }

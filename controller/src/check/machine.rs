@@ -61,7 +61,7 @@ fn container(facts: &Facts, wanted: &Wanted) -> Option<Check> {
             Group::Machine,
             "container",
             found,
-            "an installer runs in it already",
+            "nothing is booted by kexec",
         )
     })
 }

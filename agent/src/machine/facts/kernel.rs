@@ -45,6 +45,13 @@ impl Machine {
             let policies = word.strip_prefix("ima_policy=");
             policies.is_some_and(|policies| policies.split('|').any(|name| name == "secure_boot"))
         });
+        let lenient = ["off", "log", "fix"].map(|mode| format!("ima_appraise={mode}"));
+        if cmdline
+            .split_whitespace()
+            .any(|word| lenient.iter().any(|mode| word == mode))
+        {
+            return Some(false);
+        }
         if told {
             return Some(true);
         }
@@ -190,6 +197,8 @@ mod tests {
         check(&[(policy, rule)], Some(true));
         let cmdline = ("proc/cmdline", "quiet ima_policy=tcb|secure_boot\n");
         check(&[("sys/kernel/security/lsm", "x"), cmdline], Some(true));
+        let lenient = ("proc/cmdline", "ima_policy=secure_boot ima_appraise=log\n");
+        check(&[(policy, rule), lenient], Some(false));
     }
 
     #[test]
