@@ -172,7 +172,8 @@ async fn set_up(
 ) -> Result<SetUp, Failure> {
     let sockets = state::socket_folder()?;
     let path: PathBuf = sockets.path().to_owned();
-    let login = Login::open(&request, &path, screen)?;
+    let key = keys::login_key(&folder.key(), &format!("landfall-{run}")).await?;
+    let login = Login::open(&request, &path, key, screen)?;
     let credentials = match Credentials::kept(&folder.credentials())? {
         Some(kept) => kept,
         None => {
@@ -181,7 +182,6 @@ async fn set_up(
             made
         }
     };
-    let login_key = keys::login_key(&folder.key(), &format!("landfall-{run}")).await?;
     let order = state.current()?.map(|open| open.order).unwrap_or_default();
     let header = Header::new(run.clone(), &story::plan(&request), order, now());
     let journal = Journal::open(&folder.journal(), header).map_err(|error| {
@@ -197,7 +197,6 @@ async fn set_up(
         folder,
         path,
         credentials,
-        login_key,
         login,
         screen.clone(),
     );

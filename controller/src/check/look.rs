@@ -146,7 +146,7 @@ type SetUp = (Run<Forgetful>, Desk, tempfile::TempDir);
 fn set_up(request: Request, screen: &Screen) -> Result<SetUp, Failure> {
     let folder = state::socket_folder()?;
     let path = folder.path().to_owned();
-    let login = Login::open(&request, &path, screen)?;
+    let login = Login::open(&request, &path, String::new(), screen)?;
     let run = RunId::from_bytes(rand::random());
     let header = Header::new(run.clone(), &["connect", "look"], String::new(), 0);
     let journal = Journal::begin(Forgetful, header).expect("what is forgotten cannot fail");
@@ -157,7 +157,6 @@ fn set_up(request: Request, screen: &Screen) -> Result<SetUp, Failure> {
         RunFolder::passing(path.clone()),
         path,
         Credentials::make()?,
-        String::new(),
         login,
         screen.clone(),
     );

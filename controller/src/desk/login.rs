@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// How this machine gets in.
 #[derive(Debug)]
 pub struct Login {
+    /// Public line of the key that logs in to the installer.
+    pub key: String,
     asker: Option<Asker>,
     identities: Vec<PathBuf>,
     way_in: WayIn,
@@ -54,7 +56,12 @@ impl Login {
     /// Reads what the user named, once, and says what of it cannot be used.
     ///
     /// `folder` is a short one that nobody else can enter and that goes away with the command.
-    pub fn open(request: &Request, folder: &Path, screen: &Screen) -> Result<Self, Failure> {
+    pub fn open(
+        request: &Request,
+        folder: &Path,
+        key: String,
+        screen: &Screen,
+    ) -> Result<Self, Failure> {
         let login = &request.login;
         let identity = match &login.identity {
             Some(path) => Some(keys::identity(path, folder)?),
@@ -84,6 +91,7 @@ impl Login {
             }
         };
         Ok(Self {
+            key,
             asker,
             identities: identity.into_iter().collect(),
             way_in: WayIn::to(&request.target.host, installer_port(request))?,

@@ -40,8 +40,6 @@ pub struct Desk {
     pub sockets: PathBuf,
     /// The keys of the tunnel.
     pub credentials: Credentials,
-    /// Public line of the key that logs in to the installer.
-    pub login_key: String,
     /// How this machine gets in.
     pub login: Login,
     /// Where everything is shown.
@@ -89,7 +87,6 @@ impl Desk {
         folder: RunFolder,
         sockets: PathBuf,
         credentials: Credentials,
-        login_key: String,
         login: Login,
         screen: Screen,
     ) -> Self {
@@ -100,7 +97,6 @@ impl Desk {
             folder,
             sockets,
             credentials,
-            login_key,
             login,
             screen,
             view,

@@ -45,7 +45,7 @@ impl Step for Kexec<'_> {
         let job = Job::Kexec(order::Kexec {
             image: image.blob.clone(),
             extra_flags: self.desk.request.kexec.extra_flags.clone(),
-            authorized_key: self.desk.login_key.clone(),
+            authorized_key: self.desk.login.key.clone(),
         });
         self.desk.order(job).await?;
         self.desk.send(image.path.clone(), &image.blob, cx).await?;
