@@ -1,6 +1,7 @@
 //! `landfall check`, seen from outside: what it says of a machine, and that the machine is as it was.
 
 use std::{
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -47,7 +48,8 @@ struct Checked {
 
 impl Scene {
     fn new(memory_mib: u32) -> Self {
-        let assets = Assets::open().unwrap();
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let assets = Assets::prepare(repository).unwrap();
         let spec = Spec {
             memory_mib,
             ..Spec::of(Boot::Target)
@@ -220,6 +222,54 @@ fn initrd_that_would_not_unpack_is_found_before_anything_is_touched() {
         refused.stderr
     );
     assert_eq!(scene.look(), before);
+}
+
+#[test]
+#[cfg_attr(
+    not(feature = "machines"),
+    ignore = "starts a machine; `cargo verify` runs it"
+)]
+fn image_that_run_has_no_room_for_boots_where_the_memory_has() {
+    let scene = Scene::new(768);
+    let image = scene.assets.installer_tarball();
+    let free = scene
+        .machine
+        .ssh("df --output=avail -B1 /run | tail -1")
+        .unwrap();
+    let free: u64 = String::from_utf8(free.stdout)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    // unpacked it takes as much again
+    let packed = std::fs::metadata(&image).unwrap().len();
+    assert!(
+        free < 2 * packed,
+        "the test's machine has {free} bytes in /run"
+    );
+
+    let mut install = scene.operator.landfall(&scene.assets, &scene.machine);
+    install.args(["--phases", "kexec", "--kexec"]).arg(&image);
+    let booted = run(&mut install);
+    assert_eq!(booted.code, Some(0), "{}", booted.stderr);
+    let release = scene.machine.ssh("cat /etc/os-release").unwrap();
+    let release = String::from_utf8(release.stdout).unwrap();
+    assert!(release.contains("VARIANT_ID=installer"), "{release}");
+    let left = scene
+        .machine
+        .ssh("ls -d /run/landfall* 2>/dev/null; grep landfall /proc/mounts");
+    let left = String::from_utf8(left.unwrap().stdout).unwrap();
+    assert_eq!(left, "", "what is left of landfall in the installer");
+
+    // and an installer is looked at like any other system
+    let object = object(&scene.check(&["--json"]));
+    assert_eq!(object["facts"]["installer"], true);
+    let checks = object["checks"].as_array().unwrap();
+    let kexec = checks
+        .iter()
+        .find(|check| check["name"] == "kexec")
+        .unwrap();
+    assert_eq!(kexec["found"], "not needed: an installer runs already");
 }
 
 #[test]

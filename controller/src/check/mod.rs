@@ -1,7 +1,8 @@
 //! Judges a machine by its facts: each known way to fail is a check with a name, a verdict and advice.
 //!
-//! Pure, but for `look`, which is the command `landfall check`. What is judged is what the agent saw; nothing here asks
-//! the machine again, and nothing is guessed where a fact is absent. Start at [`checks`].
+//! Pure, but for the clock in [`Wanted::of`] and for `look`, which is the command `landfall check`. What is judged is
+//! what the agent saw; nothing here asks the machine again, and nothing is guessed where a fact is absent. Start at
+//! [`checks`].
 
 mod disks;
 mod firmware;
