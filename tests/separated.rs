@@ -62,6 +62,7 @@ fn phases_one_by_one_install_a_machine() {
     // it leaves only now
     assert_eq!(job.machine.status().unwrap().boots, 1);
     job.phases("reboot", "root@127.0.0.1");
+    job.machine.wait_boots(2, BOOTS).unwrap();
     job.machine.wait_ssh(BOOTS).unwrap();
     let status = job.machine.status().unwrap();
     assert_eq!((status.boot, status.boots), (Boot::Disk, 2));
