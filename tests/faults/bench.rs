@@ -1,13 +1,11 @@
 //! One installation's surroundings: a target, the line to it, and an operator who has never been there.
 
 use std::{
-    fs::{self, File},
-    net::Ipv4Addr,
+    fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -17,7 +15,6 @@ use landfall_tests::{
     install::{Operator, ROOT, reach},
     link::{Change, Conditions, gauge::Gauge, proxy::Line},
     namespace::{SSHD, Size, Target},
-    patience,
     ssh::Ssh,
 };
 use tempfile::TempDir;
@@ -33,15 +30,15 @@ const SIZE: Size = Size {
 
 /// What all runs share.
 #[derive(Debug)]
-pub struct Site {
-    pub assets: Assets,
+pub(crate) struct Site {
+    pub(crate) assets: Assets,
     landfall: PathBuf,
     agents: PathBuf,
     folder: TempDir,
 }
 
 impl Site {
-    pub fn prepare(landfall: Option<PathBuf>, agents: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn prepare(landfall: Option<PathBuf>, agents: Option<PathBuf>) -> Result<Self> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
             .context("finding the repository")?;
@@ -73,10 +70,10 @@ impl Site {
 
 /// The line to a target, which only the operator uses.
 #[derive(Debug)]
-pub struct Wire {
-    pub conditions: watch::Sender<Conditions>,
-    pub gauge: Arc<Gauge>,
-    pub runtime: Runtime,
+pub(crate) struct Wire {
+    pub(crate) conditions: watch::Sender<Conditions>,
+    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) runtime: Runtime,
     port: u16,
 }
 
@@ -104,21 +101,21 @@ impl Wire {
         })
     }
 
-    pub fn change(&self, change: Change) {
+    pub(crate) fn change(&self, change: Change) {
         self.conditions.send_modify(|now| *now = change.apply(*now));
     }
 }
 
 /// A target, the line to it and an operator.
 #[derive(Debug)]
-pub struct Bench {
-    pub target: Target,
-    pub wire: Wire,
-    pub operator: Operator,
+pub(crate) struct Bench {
+    pub(crate) target: Target,
+    pub(crate) wire: Wire,
+    pub(crate) operator: Operator,
 }
 
 impl Bench {
-    pub fn new(site: &Site) -> Result<Self> {
+    pub(crate) fn new(site: &Site) -> Result<Self> {
         let target = Target::start(&site.assets, SIZE)?;
         let wire = Wire::lay(&target)?;
         let bench = Self {
@@ -130,7 +127,7 @@ impl Bench {
     }
 
     /// The command that is given again and again.
-    fn command(&self, site: &Site) -> Command {
+    pub(crate) fn command(&self, site: &Site, fresh: bool) -> Command {
         let mut landfall = self.operator.command(&site.assets, &site.landfall);
         landfall.env("LANDFALL_AGENT_DIR", &site.agents);
         let ssh = Ssh {
@@ -140,32 +137,66 @@ impl Bench {
         let flake = format!("{}#loop", site.path("flake").display());
         landfall.args(["--json", "--phases", "disko,install", "--flake", &flake]);
         landfall.arg("--extra-files").arg(site.path("extra"));
-        landfall.arg("--copy-host-keys").args(reach(&ssh, ROOT));
+        landfall.arg("--copy-host-keys");
+        if fresh {
+            landfall.arg("--fresh");
+        }
+        landfall.args(reach(&ssh, ROOT));
         landfall.stdin(Stdio::null()).process_group(0);
         landfall
     }
 
-    pub fn once(&self, site: &Site) -> Result<Option<i32>> {
-        let folder = PathBuf::from("/tmp/faults-dev/once");
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder)?;
-        let mut child = self
-            .command(site)
-            .stdout(File::create(folder.join("stdout"))?)
-            .stderr(File::create(folder.join("stderr"))?)
-            .spawn()?;
-        let ended = patience::until("landfall", Duration::from_secs(120), || {
-            Ok(child.try_wait()?)
-        });
-        if ended.is_err() {
-            child.kill()?;
-            child.wait()?;
-        }
-        fs::write(folder.join("sshd"), self.target.log())?;
-        Ok(ended?.code())
+    /// The agent at work, as it is called on this host.
+    pub(crate) fn agent(&self) -> Result<Option<i32>> {
+        let processes = self.target.processes()?;
+        let serves = |words: &str| words.contains("landfall-agent") && words.contains(" serve");
+        Ok(processes
+            .into_iter()
+            .find(|(_, words)| serves(words))
+            .map(|(pid, _)| pid))
     }
 
-    pub fn end(self) -> Result<()> {
+    /// Processes of the operator: those that know this operator's home.
+    pub(crate) fn processes(&self) -> Result<Vec<(i32, String)>> {
+        let home = self.operator.runtime();
+        let home = home.to_str().context("naming a folder")?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").context("looking at processes")? {
+            let process = entry?.path();
+            let read = |file: &str| fs::read(process.join(file)).unwrap_or_default();
+            let knows = String::from_utf8_lossy(&read("environ")).contains(home);
+            let pid = process
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok());
+            if let (true, Some(pid)) = (knows, pid) {
+                let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+                found.push((pid, words.trim_end().to_owned()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the new system's disk is mounted.
+    pub(crate) fn is_mounted(&self) -> Result<bool> {
+        Ok(self
+            .target
+            .mounts()?
+            .iter()
+            .any(|mount| mount == "/mnt ext4"))
+    }
+
+    /// Copies what landfall remembers of the target, before it is forgotten.
+    pub(crate) fn keep_state(&self, folder: &Path) -> Result<()> {
+        let copied = Command::new("cp")
+            .args(["-a", "--"])
+            .arg(self.operator.state())
+            .arg(folder.join("state"))
+            .status();
+        copied.context("starting cp")?;
+        Ok(())
+    }
+
+    pub(crate) fn end(self) -> Result<()> {
         drop(self.wire);
         self.target.end()
     }

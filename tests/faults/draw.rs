@@ -2,11 +2,11 @@
 
 /// A sequence of numbers that look like chance (SplitMix64).
 #[derive(Clone, Debug)]
-pub struct Draw(u64);
+pub(crate) struct Draw(u64);
 
 impl Draw {
     /// The sequence of these seeds.
-    pub fn of(seeds: &[u64]) -> Self {
+    pub(crate) fn of(seeds: &[u64]) -> Self {
         let mut draw = Self(0);
         for seed in seeds {
             draw.0 = draw.next() ^ seed;
@@ -23,23 +23,23 @@ impl Draw {
     }
 
     /// A number below `end`, or 0.
-    pub fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         // the bias of a remainder is far below what anybody counts here
         self.next() % end.max(1)
     }
 
     /// A number of `range`.
-    pub fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
+    pub(crate) fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
         range.start + self.below(range.end - range.start)
     }
 
     /// One of `choices`.
-    pub fn one<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+    pub(crate) fn one<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len() as u64) as usize]
     }
 
     /// Bytes that no compression makes fewer.
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         let words = std::iter::repeat_with(|| self.next()).take(count.div_ceil(8));
         let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         bytes.truncate(count);

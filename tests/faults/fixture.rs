@@ -52,7 +52,7 @@ const EXTRA: &[(&str, usize, u32)] = &[
 ];
 
 /// Writes the flake to `folder`. The same bytes each time, so that nix builds it once.
-pub fn flake(assets: &Assets, folder: &Path) -> Result<()> {
+pub(crate) fn flake(assets: &Assets, folder: &Path) -> Result<()> {
     for (name, text) in FILES {
         write(&folder.join(name), text.as_bytes(), 0o644)?;
     }
@@ -77,7 +77,7 @@ pub fn flake(assets: &Assets, folder: &Path) -> Result<()> {
 }
 
 /// Writes the extra files to `folder`.
-pub fn extra(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn extra(folder: &Path) -> Result<PathBuf> {
     let mut draw = Draw::of(&[2]);
     for (name, size, mode) in EXTRA {
         write(&folder.join(name), &draw.bytes(*size), *mode)?;

@@ -7,11 +7,34 @@
 mod bench;
 mod draw;
 mod fixture;
+mod model;
+mod play;
+mod schedule;
+mod table;
+mod tree;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use landfall_tests::patience;
+
+use self::{
+    bench::{Bench, Site},
+    model::{Truth, judge},
+    play::play,
+    table::Outcome,
+};
 
 /// Install on targets of namespaces while everything around them breaks
 #[derive(Debug, Parser)]
@@ -23,6 +46,15 @@ struct Arguments {
     /// Draw the faults from this number, which each run tells
     #[arg(long)]
     seed: Option<u64>,
+    /// Only this run of the seed
+    #[arg(long, value_name = "N")]
+    only: Option<u32>,
+    /// How many runs at a time
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    lanes: usize,
+    /// Leave the target of a run that failed as it is for so many seconds, to look at
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    hold: u64,
     /// The controller under test, instead of the one that cargo builds
     #[arg(long, value_name = "FILE", requires = "agents")]
     landfall: Option<PathBuf>,
@@ -45,15 +77,126 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let site = bench::Site::prepare(arguments.landfall.clone(), arguments.agents.clone())?;
-    for _ in 0..arguments.runs {
-        let start = Instant::now();
-        let bench = bench::Bench::new(&site)?;
-        let up = start.elapsed();
-        let code = bench.once(&site)?;
-        println!("up {up:?}, whole {:?}, code {code:?}", start.elapsed());
-        bench.end()?;
-        println!("gone after {:?}", start.elapsed());
+    let seed = arguments.seed.unwrap_or_else(any);
+    let site = Site::prepare(arguments.landfall.clone(), arguments.agents.clone())?;
+    let logs = env::temp_dir().join(format!("landfall-faults-{seed}"));
+    fs::create_dir_all(&logs).context("making a folder for logs")?;
+
+    let truth = uninterrupted(&site, &logs)?;
+    let first = arguments.only.unwrap_or(0);
+    let count = arguments.only.map_or(arguments.runs, |_| 1);
+    println!(
+        "seed {seed}: {count} runs; logs of those that fail are in {}",
+        logs.display()
+    );
+    let begun = Instant::now();
+    let next = AtomicU32::new(first);
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..arguments.lanes {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= first + count {
+                        break;
+                    }
+                    let run =
+                        table::Run::of(number, one(&site, &truth, arguments, seed, number, &logs));
+                    println!("{run}");
+                    done.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(run);
+                }
+            });
+        }
+    });
+    let runs = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    table::show(seed, &runs, begun.elapsed());
+    Ok(match runs.iter().all(table::Run::is_good) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// The run against which all others are held.
+fn uninterrupted(site: &Site, logs: &Path) -> Result<Truth> {
+    let folder = logs.join("uninterrupted");
+    fs::create_dir_all(&folder)?;
+    let begun = Instant::now();
+    let bench = Bench::new(site)?;
+    let up = begun.elapsed();
+    let played = play(site, &bench, &[], &folder)?;
+    let codes: Vec<_> = played.attempts.iter().map(|attempt| attempt.code).collect();
+    ensure!(
+        codes == [Some(0)],
+        "the run without faults fails: see {}",
+        folder.display()
+    );
+    // nobody may be at work there when it is looked at
+    let mut wrong = Vec::new();
+    model::left_over(&bench, &mut wrong)?;
+    let truth = Truth::of(&bench, played.passed)?;
+    wrong.extend(judge(&bench, &truth, &played)?);
+    ensure!(
+        wrong.is_empty(),
+        "the run without faults: {}",
+        wrong.join("; ")
+    );
+    bench.end()?;
+    println!(
+        "without faults: target up in {:.1} s, installed in {:.1} s, {} bytes to it, {} from it",
+        up.as_secs_f64(),
+        played.took.as_secs_f64(),
+        played.passed[0],
+        played.passed[1]
+    );
+    Ok(truth)
+}
+
+/// One run with faults.
+fn one(
+    site: &Site,
+    truth: &Truth,
+    arguments: &Arguments,
+    seed: u64,
+    number: u32,
+    logs: &Path,
+) -> Result<Outcome> {
+    let faults = schedule::draw(seed, number);
+    let folder = logs.join(number.to_string());
+    // of an earlier run with this seed
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder)?;
+    let bench = Bench::new(site)?;
+    let played = play(site, &bench, &faults, &folder)?;
+    let mut wrong = judge(&bench, truth, &played)?;
+    if arguments.hold > 0 && !wrong.is_empty() {
+        println!("{number:>4}  {}: {}", bench.target.hint(), wrong.join("; "));
+        let enough = Instant::now() + Duration::from_secs(arguments.hold);
+        patience::until("a look", Duration::from_secs(arguments.hold + 1), || {
+            Ok((Instant::now() >= enough).then_some(()))
+        })?;
     }
-    Ok(ExitCode::SUCCESS)
+    fs::write(folder.join("sshd"), bench.target.log())?;
+    bench.keep_state(&folder)?;
+    if let Err(error) = bench.end() {
+        wrong.push(format!("left over: {error:#}"));
+    }
+    if wrong.is_empty() {
+        fs::remove_dir_all(&folder)?;
+    } else {
+        let text = format!("seed {seed}, run {number}\n{faults:#?}\n{wrong:#?}\n");
+        fs::write(folder.join("wrong"), text)?;
+    }
+    Ok(Outcome {
+        faults,
+        played,
+        wrong,
+    })
+}
+
+/// A seed that nobody chose.
+fn any() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_micros() as u64 % 1_000_000)
 }

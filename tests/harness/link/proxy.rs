@@ -171,12 +171,12 @@ impl Line {
         let end = {
             let (from_client, to_client) = client.split();
             let (from_machine, to_machine) = machine.split();
+            // what one side resets is reset on the other at once
             let both = async {
-                let (up, down) = tokio::join!(
+                tokio::try_join!(
                     self.pump(from_client, to_machine, &self.up, Direction::Up),
                     self.pump(from_machine, to_client, &self.down, Direction::Down),
-                );
-                up.and(down)
+                )
             };
             tokio::select! {
                 // a change that a byte made comes before the bytes after it
@@ -185,7 +185,7 @@ impl Line {
                 () = truncated => End::Closed,
                 () = self.power_lost() => End::Dead,
                 result = both => match result {
-                    Ok(()) => End::Closed,
+                    Ok(_) => End::Closed,
                     Err(_) if self.is_off().await => End::Dead,
                     Err(_) => End::Reset,
                 },

@@ -147,6 +147,18 @@ impl Target {
         File::open(format!("/proc/{}/ns/net", self.pid)).context("opening a target's network")
     }
 
+    /// Its mounts: where, and of what kind.
+    pub fn mounts(&self) -> Result<Vec<String>> {
+        let text = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid));
+        let text = text.context("reading a target's mounts")?;
+        let shown = |line: &str| {
+            let place = line.split(' ').nth(4)?;
+            let kind = line.split_once(" - ")?.1.split(' ').next()?;
+            Some(format!("{place} {kind}"))
+        };
+        Ok(text.lines().filter_map(shown).collect())
+    }
+
     /// All its processes but PID 1, and what they were started as; numbers are this host's.
     pub fn processes(&self) -> Result<Vec<(i32, String)>> {
         let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
@@ -186,6 +198,14 @@ impl Target {
             .env("LC_ALL", "C")
             .stdin(Stdio::null());
         command
+    }
+
+    /// How a person gets in, to look around.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        let words = self.command("/bin/sh");
+        let words = words.get_args().map(|word| word.to_string_lossy());
+        format!("nsenter {}", words.collect::<Vec<_>>().join(" "))
     }
 
     /// What its sshd said.

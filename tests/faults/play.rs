@@ -1,0 +1,376 @@
+//! One run: gives the command until it succeeds, while what was drawn goes wrong.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::Child,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use landfall_tests::{
+    link::{
+        Carrier, Change,
+        gauge::{Direction, Trap},
+    },
+    patience,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::{
+    bench::{Bench, Site},
+    schedule::{Fault, Kind, When},
+};
+
+/// The longest that one command may take; every wait in it has an end before.
+const COMMAND: Duration = Duration::from_secs(180);
+/// As often as a person gives the same command again, and one more.
+const COMMANDS: usize = 8;
+/// Fills what is to be full.
+const FILLER: &str = ".filler";
+/// What an interrupted format is refused with.
+const HALF_DONE: &str = "LF0902";
+
+/// One command, from its start to its end.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// Its exit code; none if it was killed, by this program or at the deadline.
+    pub(crate) code: Option<i32>,
+    /// Whether it was ended because it did not end.
+    pub(crate) hung: bool,
+    /// The code of the failure that it ended with.
+    pub(crate) failure: Option<String>,
+    /// What it told, line by line.
+    pub(crate) records: Vec<Value>,
+    /// Faults that happened during it or before it, since the one before.
+    pub(crate) faults: Vec<Kind>,
+    /// Whether it had `--fresh`.
+    pub(crate) fresh: bool,
+    pub(crate) took: Duration,
+}
+
+/// What a run was like.
+#[derive(Debug)]
+pub(crate) struct Played {
+    pub(crate) attempts: Vec<Attempt>,
+    /// Those of the faults that came to pass.
+    pub(crate) happened: Vec<Fault>,
+    /// Bytes that were delivered to the target and from it.
+    pub(crate) passed: [u64; 2],
+    pub(crate) took: Duration,
+}
+
+/// The state of a run under way.
+struct Stage<'a> {
+    bench: &'a Bench,
+    begun: Instant,
+    /// What is still to come, with its number.
+    waiting: Vec<Fault>,
+    /// What has to be taken back, and when.
+    lasting: Vec<(Instant, Fault)>,
+    happened: Vec<Fault>,
+    /// When a step was first told to have begun.
+    steps: HashMap<String, Instant>,
+    sprung: mpsc::Receiver<Fault>,
+    springs: mpsc::Sender<Fault>,
+}
+
+/// Plays a run; what the commands say goes to `logs`.
+pub(crate) fn play(site: &Site, bench: &Bench, faults: &[Fault], logs: &Path) -> Result<Played> {
+    let (springs, sprung) = mpsc::channel();
+    let mut stage = Stage {
+        bench,
+        begun: Instant::now(),
+        waiting: Vec::new(),
+        lasting: Vec::new(),
+        happened: Vec::new(),
+        steps: HashMap::new(),
+        sprung,
+        springs,
+    };
+    for fault in faults {
+        match fault.when {
+            When::Byte(direction, at) => stage.lay(*fault, direction, at),
+            _ => stage.waiting.push(*fault),
+        }
+    }
+    let mut attempts: Vec<Attempt> = Vec::new();
+    loop {
+        let fresh = attempts
+            .last()
+            .is_some_and(|last| last.failure.as_deref() == Some(HALF_DONE));
+        let attempt = stage.attempt(site, attempts.len(), fresh, logs)?;
+        let ended = attempt.code == Some(0) || attempt.hung || attempts.len() + 1 == COMMANDS;
+        attempts.push(attempt);
+        if ended {
+            break;
+        }
+        // a person looks at what is wrong before the command is given again
+        if attempts.last().is_some_and(|last| last.code.is_some()) {
+            stage.settle()?;
+        }
+    }
+    stage.bench.wire.gauge.clear();
+    stage.settle()?;
+    let gauge = &bench.wire.gauge;
+    Ok(Played {
+        attempts,
+        happened: stage.happened,
+        passed: [Direction::Up, Direction::Down].map(|direction| gauge.passed(direction)),
+        took: stage.begun.elapsed(),
+    })
+}
+
+impl Stage<'_> {
+    fn lay(&self, fault: Fault, direction: Direction, at: u64) {
+        let wire = &self.bench.wire;
+        let (sprung, told) = oneshot::channel();
+        wire.gauge.lay(Trap {
+            direction,
+            at,
+            change: begin(&fault),
+            conditions: wire.conditions.clone(),
+            sprung,
+        });
+        let springs = self.springs.clone();
+        wire.runtime.spawn(async move {
+            if told.await.is_ok() {
+                let _ = springs.send(fault);
+            }
+        });
+    }
+
+    /// One command.
+    fn attempt(&mut self, site: &Site, number: usize, fresh: bool, logs: &Path) -> Result<Attempt> {
+        let (out, err) = (
+            logs.join(format!("{number}.jsonl")),
+            logs.join(format!("{number}.stderr")),
+        );
+        let mut command = self.bench.command(site, fresh);
+        command
+            .stdout(File::create(&out)?)
+            .stderr(File::create(&err)?);
+        let before = self.happened.len();
+        let begun = Instant::now();
+        let mut child = command.spawn().context("starting landfall")?;
+        let mut killed = None;
+        let ended = patience::until("landfall", COMMAND, || {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status.code()));
+            }
+            self.hear(&out)?;
+            killed = self.now(&mut child)?;
+            Ok(killed.map(|_| None))
+        });
+        let hung = ended.is_err();
+        if hung {
+            child.kill()?;
+            child.wait()?;
+        }
+        if let Some(pause) = killed {
+            let until = Instant::now() + pause;
+            patience::until("a person", pause + COMMAND, || {
+                self.lift()?;
+                Ok((Instant::now() >= until).then_some(()))
+            })?;
+        }
+        let records = records(&out)?;
+        let failure = records
+            .last()
+            .and_then(|last| last["failure"]["code"].as_str());
+        Ok(Attempt {
+            code: ended.unwrap_or(None),
+            hung,
+            failure: failure.map(str::to_owned),
+            faults: self.happened[before..]
+                .iter()
+                .map(|fault| fault.kind)
+                .collect(),
+            fresh,
+            took: begun.elapsed(),
+            records,
+        })
+    }
+
+    /// Notes when steps began.
+    fn hear(&mut self, out: &Path) -> Result<()> {
+        for record in records(out)? {
+            if record["kind"] == "step_started"
+                && let Some(step) = record["step"].as_str()
+            {
+                let name = step.rsplit('/').next().unwrap_or(step).to_owned();
+                self.steps.entry(name).or_insert_with(Instant::now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets happen what is due. Says how long nobody gives a command, if the controller was killed.
+    fn now(&mut self, child: &mut Child) -> Result<Option<Duration>> {
+        self.lift()?;
+        for fault in std::mem::take(&mut self.waiting) {
+            let due = match fault.when {
+                When::Time(after) => Some(self.begun + after),
+                When::Step(step, after) => self.steps.get(step).map(|began| *began + after),
+                When::Byte(..) => None,
+            };
+            if due.is_none_or(|due| due > Instant::now()) {
+                self.waiting.push(fault);
+                continue;
+            }
+            match self.strike(&fault, child)? {
+                Struck::Yes => self.happened.push(fault),
+                Struck::TooLate => {}
+                Struck::TooEarly => self.waiting.push(fault),
+                Struck::Lasts => {
+                    self.happened.push(fault);
+                    self.lasting.push((Instant::now() + fault.lasts, fault));
+                }
+                Struck::Killed => {
+                    self.happened.push(fault);
+                    return Ok(Some(fault.lasts));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn strike(&self, fault: &Fault, child: &mut Child) -> Result<Struck> {
+        match fault.kind {
+            Kind::Controller => {
+                child.kill()?;
+                child.wait()?;
+                Ok(Struck::Killed)
+            }
+            Kind::Agent => Ok(match self.kill_agent()? {
+                true => Struck::Yes,
+                // it may come yet
+                false => Struck::TooEarly,
+            }),
+            Kind::Both => {
+                let _ = self.kill_agent()?;
+                child.kill()?;
+                child.wait()?;
+                Ok(Struck::Killed)
+            }
+            Kind::DiskFull => match self.bench.is_mounted()? {
+                true => self.fill("/mnt").map(|()| Struck::Lasts),
+                false => Ok(Struck::TooLate),
+            },
+            Kind::RunFull => self.fill("/run").map(|()| Struck::Lasts),
+            _ => {
+                self.bench.wire.change(begin(fault));
+                Ok(Struck::Lasts)
+            }
+        }
+    }
+
+    fn kill_agent(&self) -> Result<bool> {
+        let agent = self.bench.agent()?;
+        Ok(agent.is_some_and(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok()))
+    }
+
+    fn filler(&self, place: &str) -> PathBuf {
+        self.bench.target.path(&format!("{place}/{FILLER}"))
+    }
+
+    fn fill(&self, place: &str) -> Result<()> {
+        let mut file = File::create(self.filler(place)).context("filling a disk")?;
+        let block = vec![0x55; 1 << 20];
+        for size in [1 << 20, 4096, 1] {
+            // until nothing fits any more
+            while file.write(&block[..size]).is_ok_and(|count| count > 0) {}
+        }
+        let _ = file.sync_all();
+        Ok(())
+    }
+
+    /// Takes back what has lasted long enough, and begins to count for what a byte set off.
+    fn lift(&mut self) -> Result<()> {
+        while let Ok(fault) = self.sprung.try_recv() {
+            self.happened.push(fault);
+            self.lasting.push((Instant::now() + fault.lasts, fault));
+        }
+        let now = Instant::now();
+        let (over, still): (Vec<_>, Vec<_>) =
+            self.lasting.drain(..).partition(|(until, _)| *until <= now);
+        self.lasting = still;
+        for (_, fault) in over {
+            self.end(&fault)?;
+        }
+        Ok(())
+    }
+
+    fn end(&self, fault: &Fault) -> Result<()> {
+        let mut change = Change::default();
+        match fault.kind {
+            Kind::Cut | Kind::Stall => change.carrier = Some(Carrier::Up),
+            Kind::Delay => change.delay_ms = Some(0),
+            Kind::Rate => change.rate_mbit = Some(0.0),
+            Kind::DiskFull => return self.empty("/mnt"),
+            Kind::RunFull => return self.empty("/run"),
+            _ => return Ok(()),
+        }
+        self.bench.wire.change(change);
+        Ok(())
+    }
+
+    fn empty(&self, place: &str) -> Result<()> {
+        match fs::remove_file(self.filler(place)) {
+            // who formats anew empties it too
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context("emptying a disk")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until nothing is wrong any more.
+    fn settle(&mut self) -> Result<()> {
+        patience::until("all to be well", COMMAND, || {
+            self.lift()?;
+            Ok(self.lasting.is_empty().then_some(()))
+        })
+    }
+}
+
+enum Struck {
+    Yes,
+    TooEarly,
+    TooLate,
+    Lasts,
+    Killed,
+}
+
+/// How a fault of the line begins.
+fn begin(fault: &Fault) -> Change {
+    let mut change = Change::default();
+    match fault.kind {
+        Kind::Cut => change.carrier = Some(Carrier::Cut),
+        Kind::Stall => change.carrier = Some(Carrier::Stalled),
+        Kind::HalfOpen => change.half_open = true,
+        Kind::Truncate => change.truncate = true,
+        Kind::Delay => change.delay_ms = Some(fault.amount),
+        Kind::Rate => change.rate_mbit = Some(fault.amount as f64),
+        _ => {}
+    }
+    change
+}
+
+fn records(out: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(out).context("reading what landfall told")?;
+    // the last line may be on its way
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = whole.lines().map(serde_json::from_str::<Value>);
+    lines
+        .collect::<Result<_, _>>()
+        .context("reading what landfall told")
+}
