@@ -337,7 +337,7 @@ log: LOG
             "luks",
             "lvm",
             "mdraid",
-            "on-vdb",
+            "on-vdc",
             "second",
         ];
         let choice = names.map(|name| format!("`--flake FLAKE#{name}`"));
@@ -368,10 +368,10 @@ log: LOG
             .replace("FLAKE", &flake.to_string()),
         );
         self.refuses(
-            &format!("--flake {flake}#on-vdb --kexec {kexec}"),
+            &format!("--flake {flake}#on-vdc --kexec {kexec}"),
             "\
-error: cannot find disk /dev/vdb [LF0350]
-caused by: the machine has /dev/vda
+error: cannot find disk /dev/vdc [LF0350]
+caused by: the machine has /dev/vda, /dev/vdb
 state: 127.0.0.1 is untouched
 hint: correct `disko.devices` in the configuration; names below /dev/disk/by-id stay the same
 hint: if only the installer sees it, boot that first: `--phases kexec`, then `--phases disko,install,reboot`
