@@ -525,8 +525,11 @@ log: LOG
         // while the configuration is built, and a second landfall comes
         let slow = self.desk.path("slow");
         fs::create_dir(&slow).unwrap();
-        let slow_flake = r#"{ outputs = _: { nixosConfigurations.slow.config.system.build.diskoScript = derivation {
-          name = "slow"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo begun; exec sleep 7531" ]; PATH = "/bin:/usr/bin";
+        let slow_flake = r#"{ outputs = _: { nixosConfigurations.slow.config.system.build = rec {
+          diskoScript = derivation {
+            name = "slow"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo begun; exec sleep 7531" ]; PATH = "/bin:/usr/bin";
+          };
+          toplevel = diskoScript;
         }; }; }"#;
         fs::write(slow.join("flake.nix"), slow_flake).unwrap();
         let mut run = self.landfall(&format!(

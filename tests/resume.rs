@@ -45,6 +45,13 @@ fn killed_controller_is_followed_by_the_same_command() {
     let formatted = desk.said(FORMATTED);
     assert_eq!(formatted.lines().count(), 4, "{formatted}");
 
+    // what fails on this side does not forget the run, nor where the machine stands
+    let refused = desk.landfall_with("refused", &["--sudo-password-file", "/nonexistent"]);
+    let (code, said) = refused.fail();
+    assert_eq!(code, Some(3), "{said}");
+    let stands = "state: 127.0.0.1 runs the installer; its disks are erased and not bootable";
+    assert!(said.contains(stands), "{said}");
+
     // the machine reboots, and nobody sees it come back
     let mut second = desk.landfall("second");
     second.wait_for(|record| record["step"] == "verify" && record["kind"] == "step_started");
@@ -96,10 +103,16 @@ impl Desk {
 
     /// The same command, whatever it is called here.
     fn landfall(&self, name: &str) -> Started {
+        self.landfall_with(name, &[])
+    }
+
+    /// The same command in other circumstances.
+    fn landfall_with(&self, name: &str, more: &[&str]) -> Started {
         let folder = self.folder.path().join(name);
         fs::create_dir(&folder).unwrap();
         let mut landfall = self.command();
         landfall
+            .args(more)
             .stdin(Stdio::null())
             .stdout(File::create(folder.join("stdout")).unwrap())
             .stderr(File::create(folder.join("stderr")).unwrap());
@@ -164,6 +177,13 @@ impl Started {
         let status = patience::until("landfall to end", LONG, || Ok(self.child.try_wait()?));
         assert!(status.unwrap().success(), "{}", self.stderr());
         self.records()
+    }
+
+    /// Waits for its end, which has to be a bad one.
+    #[track_caller]
+    fn fail(mut self) -> (Option<i32>, String) {
+        let status = patience::until("landfall to end", LONG, || Ok(self.child.try_wait()?));
+        (status.unwrap().code(), self.stderr())
     }
 
     fn records(&self) -> Vec<Value> {

@@ -61,10 +61,18 @@ fn secrets_are_only_where_they_were_asked_to_be() {
     let mut landfall = desk.landfall(&private_key).spawn().unwrap();
     let here = WatchHere::begin(marks.clone(), landfall.id());
     let there = WatchThere::begin(&desk.machine);
+    // the old system is at its end, and was told a password
+    desk.wait_for(&mut landfall, r#""step":"kexec","kind":"progress""#);
+    let debian = desk.written_there();
+    assert!(debian.contains("landfall"), "{debian}");
+    check("what Debian wrote down", &debian, &marks);
     desk.wait_for(&mut landfall, r#""step":"disko","kind":"step_finished""#);
     // the system travels slowly while the keys are looked at
     desk.machine.link().rate(4.0).unwrap();
     desk.keys_are_in_memory();
+    let installer = desk.written_there();
+    assert!(installer.contains("disko"), "{installer}");
+    check("what the installer wrote down", &installer, &marks);
     desk.machine.link().restore().unwrap();
     let ended = patience::until("landfall", INSTALLS, || Ok(landfall.try_wait()?)).unwrap();
     let said = desk.said();
@@ -202,6 +210,12 @@ impl Desk {
             Ok(self.said().contains(words).then_some(()))
         })
         .unwrap();
+    }
+
+    /// What landfall and the system have written down on the target, whichever system it is.
+    fn written_there(&self) -> String {
+        let look = "cat /run/landfall/runs/*/* /run/landfall/*.json 2>/dev/null; journalctl --no-pager 2>/dev/null; dmesg";
+        String::from_utf8_lossy(&self.machine.ssh(look).unwrap().stdout).into_owned()
     }
 
     /// The disko script has had its keys, byte for byte, and nobody else can read them.

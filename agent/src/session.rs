@@ -254,7 +254,7 @@ impl Session {
             .join("runs")
             .join(format!("{}-{part}", order.run));
         files::private_directory(&dir)?;
-        let hash = blake3::hash(&wire).to_hex().to_string();
+        let hash = blake3::hash(&lasting(&order)).to_hex().to_string();
         let header = Header::new(order.run.clone(), &order.plan(), hash, wall_clock());
         let journal = Journal::open(&dir.join("journal.jsonl"), header).map_err(|error| {
             Failure::new("cannot take up the run")
@@ -284,6 +284,20 @@ impl Session {
             board,
             cancel,
         })
+    }
+}
+
+/// Returns what of an order must not change while its run is taken up: what was done to the disks.
+///
+/// Everything else may be corrected after a failure. Each step looks whether what it did is what is wanted now.
+fn lasting(order: &Order) -> Vec<u8> {
+    match &order.job {
+        Job::Kexec(_) => wire::order_to_wire(order),
+        Job::Install(install) => {
+            let disko = install.disko.as_ref();
+            let done = disko.map(|disko| (&disko.script, disko.mode));
+            serde_json::to_vec(&(&order.run, done)).expect("an order is plain data")
+        }
     }
 }
 

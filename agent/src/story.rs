@@ -9,6 +9,7 @@ use engine::{journal::Store, run::Run};
 use landfall_proto::{
     failure::Failure,
     order::{self, DiskoMode, Job, Order},
+    report::Status,
 };
 
 use crate::{
@@ -73,6 +74,7 @@ async fn install(
             machine,
             deliveries,
             keys: &install.keys,
+            needed: !is_over(run, "format"),
         })
         .await?;
     }
@@ -129,6 +131,13 @@ async fn install(
         .await?;
     }
     Ok(())
+}
+
+/// Whether a step was finished, by this process or an earlier one.
+fn is_over(run: &Run<impl Store>, step: &str) -> bool {
+    let state = run.board().state();
+    let status = state.step(step).map(|step| &step.status);
+    matches!(status, Some(Status::Finished(_)))
 }
 
 async fn format(

@@ -202,6 +202,11 @@ impl Trail {
         }
     }
 
+    /// Takes in that nothing is known of what was done: the worst is assumed.
+    pub fn lost_sight(&mut self) {
+        self.begun.insert("disko/format".to_owned());
+    }
+
     /// Returns where the machine stands.
     pub fn state(&self) -> MachineState {
         let begun = |step: &str| self.begun.contains(step);

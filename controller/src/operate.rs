@@ -42,23 +42,13 @@ pub async fn install(request: Request) -> Exit {
         screen.warning(&warning);
     }
     let (ended, log) = match begin(&request, &screen) {
-        Ok((state, folder, run)) => {
-            let log = folder.events();
+        Ok(begun) => {
+            let log = begun.folder.events();
             // a recording that cannot be made is no reason not to install
             if let Ok(recording) = file::append_private(&log) {
                 screen.record_to(Box::new(BufWriter::new(recording)));
             }
-            let pinned = folder.has_pin();
-            let ended = drive(request, &state, folder, &run, &screen).await;
-            // disks half done keep their run on record, and so does a machine that was seen once and is not now
-            let unseen = |failure: &Failure| failure.contact == Contact::Unseen;
-            let unseen = pinned && ended.failure.as_ref().is_some_and(unseen);
-            let goes_on = (ended.state.is_past_return() || unseen) && ended.exit != Exit::Done;
-            if !goes_on {
-                // keys that cannot be removed are of no use to anybody once the agent is gone
-                let _ = state.end(&run);
-            }
-            (ended, Some(log))
+            (go(request, &begun, &screen).await, Some(log))
         }
         Err(failure) => (Ended::failed(failure, &screen.trail()), None),
     };
@@ -66,10 +56,19 @@ pub async fn install(request: Request) -> Exit {
     ended.exit
 }
 
+/// A run that can be told: its host is locked, and its folder is there.
+struct Begun {
+    state: State,
+    folder: RunFolder,
+    run: RunId,
+    /// Whether an earlier command began it.
+    taken_up: bool,
+}
+
 /// Takes the host's lock, and takes up the run that broke off, or makes the folder of a new one.
 ///
 /// A run is taken up by a command that wants the same. One that wants something else begins anew.
-fn begin(request: &Request, screen: &Screen) -> Result<(State, RunFolder, RunId), Failure> {
+fn begin(request: &Request, screen: &Screen) -> Result<Begun, Failure> {
     let host = match request.port() {
         Some(port) => format!("{}:{port}", request.target.host),
         None => request.target.host.clone(),
@@ -80,9 +79,13 @@ fn begin(request: &Request, screen: &Screen) -> Result<(State, RunFolder, RunId)
         .current()?
         .filter(|open| open.order == order && !request.fresh)
     {
-        let folder = state.run(&open.run);
         screen.note("taking up the run that broke off");
-        return Ok((state, folder, open.run));
+        return Ok(Begun {
+            folder: state.run(&open.run),
+            run: open.run,
+            state,
+            taken_up: true,
+        });
     }
     let run = RunId::from_bytes(rand::random());
     let open = OpenRun {
@@ -90,22 +93,38 @@ fn begin(request: &Request, screen: &Screen) -> Result<(State, RunFolder, RunId)
         order,
         began: now(),
     };
-    let folder = state.begin(&open)?;
-    Ok((state, folder, run))
+    Ok(Begun {
+        folder: state.begin(&open)?,
+        run,
+        state,
+        taken_up: false,
+    })
 }
 
-async fn drive(
-    request: Request,
-    state: &State,
-    folder: RunFolder,
-    run_id: &RunId,
-    screen: &Screen,
-) -> Ended {
-    let failed = |failure| Ended::failed(failure, &screen.trail());
-    let (run, desk, _sockets) = match set_up(request, state, folder, run_id, screen).await {
-        Ok(set_up) => set_up,
-        Err(failure) => return failed(failure),
+/// Tells the story of a run, and decides whether it stays on record to be taken up again.
+async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
+    let pinned = begun.folder.has_pin();
+    let (ended, goes_on) = match set_up(request, begun, screen).await {
+        Ok(set_up) => {
+            let ended = drive(set_up, screen).await;
+            // disks half done keep their run on record, and so does a machine that was seen once and is not now
+            let unseen = |failure: &Failure| failure.contact == Contact::Unseen;
+            let unseen = pinned && ended.failure.as_ref().is_some_and(unseen);
+            let goes_on = (ended.state.is_past_return() || unseen) && ended.exit != Exit::Done;
+            (ended, goes_on)
+        }
+        // what fails on this side says nothing about a run that an earlier command began
+        Err(failure) => (Ended::failed(failure, &screen.trail()), begun.taken_up),
     };
+    if !goes_on {
+        // keys that cannot be removed are of no use to anybody once the agent is gone
+        let _ = begun.state.end(&begun.run);
+    }
+    ended
+}
+
+async fn drive((run, desk, _sockets): SetUp, screen: &Screen) -> Ended {
+    let failed = |failure| Ended::failed(failure, &screen.trail());
     let shown = tokio::spawn(screen::show(
         run.board(),
         desk.view.subscribe(),
@@ -163,13 +182,26 @@ pub(crate) async fn stopped() {
 
 type SetUp = (Run<engine::journal::FileStore>, Desk, tempfile::TempDir);
 
-async fn set_up(
-    request: Request,
-    state: &State,
-    folder: RunFolder,
-    run: &RunId,
-    screen: &Screen,
-) -> Result<SetUp, Failure> {
+async fn set_up(request: Request, begun: &Begun, screen: &Screen) -> Result<SetUp, Failure> {
+    let (folder, run) = (begun.folder.clone(), begun.run.clone());
+    let order = begun.state.current()?.map(|open| open.order);
+    let header = Header::new(
+        run.clone(),
+        &story::plan(&request),
+        order.unwrap_or_default(),
+        now(),
+    );
+    let journal = Journal::open(&folder.journal(), header).map_err(|error| {
+        if begun.taken_up {
+            screen.lost_sight();
+        }
+        Failure::new("cannot remember what is done")
+            .caused_by(&error)
+            .code("LF0901")
+    })?;
+    let run_of = Run::begin(journal, CancellationToken::new())?;
+    // where the machine stands is known before anything else can fail
+    screen.remember(&run_of.board().report_since(0, 0).0);
     let sockets = state::socket_folder()?;
     let path: PathBuf = sockets.path().to_owned();
     let key = keys::login_key(&folder.key(), &format!("landfall-{run}")).await?;
@@ -182,18 +214,10 @@ async fn set_up(
             made
         }
     };
-    let order = state.current()?.map(|open| open.order).unwrap_or_default();
-    let header = Header::new(run.clone(), &story::plan(&request), order, now());
-    let journal = Journal::open(&folder.journal(), header).map_err(|error| {
-        Failure::new("cannot remember what is done")
-            .caused_by(&error)
-            .code("LF0901")
-    })?;
-    let run_of = Run::begin(journal, CancellationToken::new())?;
     let past = Past::of(&run_of.board().state());
     let mut desk = Desk::new(
         request,
-        run.clone(),
+        run,
         folder,
         path,
         credentials,

@@ -35,7 +35,7 @@ pub fn plan(request: &Request) -> Vec<&'static str> {
     plan.extend(asked(Phase::Reboot).then_some("reboot"));
     // without a system of ours there is nothing to recognise
     let comes_back = asked(Phase::Install) && asked(Phase::Reboot);
-    plan.extend((comes_back && request.verify).then_some("verify"));
+    plan.extend(comes_back.then_some("verify"));
     plan
 }
 
@@ -52,6 +52,7 @@ pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> 
         .step(&Prepare {
             desk,
             facts: &facts,
+            machine: &machine,
         })
         .await?;
 

@@ -19,6 +19,8 @@ pub struct Keys<'a, D> {
     pub deliveries: &'a D,
     /// Where they lie.
     pub keys: &'a [KeyPath],
+    /// Whether disko's script is still to be run. Nobody reads them after it, and who was to bring them may be gone.
+    pub needed: bool,
 }
 
 /// Key files that are in their places. Says nothing of what is in them.
@@ -48,7 +50,7 @@ impl<D: Deliveries> Step for Keys<'_, D> {
     }
 
     async fn still_true(&self, proof: &KeysReady) -> bool {
-        proof.keys == self.keys && self.missing().await.is_none()
+        proof.keys == self.keys && (!self.needed || self.missing().await.is_none())
     }
 }
 
@@ -77,6 +79,7 @@ mod tests {
             machine: &machine,
             deliveries: &deliveries,
             keys,
+            needed: true,
         };
         let proof = run(&step(&keys[..1])).await.unwrap();
         let json = serde_json::to_string(&proof).unwrap();

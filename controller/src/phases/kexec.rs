@@ -36,6 +36,12 @@ impl Step for Kexec<'_> {
     type Proof = Reached;
 
     async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
+        if self.machine.kexec_marker == self.desk.run.as_str() {
+            return Ok(Done::skipped(
+                self.machine.clone(),
+                "the machine runs the installer that this run booted",
+            ));
+        }
         let Some(image) = &self.prepared.image else {
             return Ok(Done::skipped(
                 self.machine.clone(),

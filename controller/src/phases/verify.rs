@@ -35,6 +35,9 @@ impl Step for Verify<'_> {
             return Ok(Done::skipped((), "no system was installed"));
         };
         let desk = self.desk;
+        if !desk.request.verify {
+            return Ok(Done::skipped((), "`--no-verify`"));
+        }
         let keeps_key = system
             .host_keys_to
             .iter()

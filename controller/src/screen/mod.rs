@@ -177,6 +177,23 @@ impl Screen {
         shared.tell(Told::Event(event.clone()));
     }
 
+    /// Takes in what earlier processes did to the machine, and shows nothing of it.
+    pub(crate) fn remember(&self, events: &[Event]) {
+        let mut shared = self.lock();
+        for event in events {
+            if event.kind == Kind::Resumed {
+                // what the agent told an earlier process is not in our journal
+                shared.trail.missed_some();
+            }
+            shared.trail.take(event);
+        }
+    }
+
+    /// Takes in that nothing is known of what earlier processes did to the machine.
+    pub(crate) fn lost_sight(&self) {
+        self.lock().trail.lost_sight();
+    }
+
     /// Takes in what earlier processes told of this run, of which only the end is news.
     pub fn catch_up(&self, events: &[Event]) {
         let resumed = events

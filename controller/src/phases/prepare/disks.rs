@@ -148,7 +148,9 @@ impl Bench<'_> {
             _ => Vec::new(),
         };
         screen.disks(&self.facts.disks, &erased);
-        if request.yes || request.compat || !screen.can_ask() {
+        // an earlier command of this run was told yes, and its format is not repeated
+        let agreed = self.desk.past.disks_begun;
+        if agreed || request.yes || request.compat || !screen.can_ask() {
             return Ok(());
         }
         let what = match (request.disko_mode, erased.is_empty()) {

@@ -27,7 +27,8 @@ impl Bench<'_> {
         let request = &self.desk.request;
         let needed =
             request.phases.has(Phase::Kexec) && (!self.facts.installer || request.kexec.force);
-        if !needed {
+        // the one that this run booted is never left for another
+        if !needed || self.booted_by_us {
             return Ok(None);
         }
         let path = match &request.kexec.image {

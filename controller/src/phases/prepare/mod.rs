@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::image::KexecImage;
 use self::outputs::Outputs;
 use crate::{
-    desk::Desk,
+    desk::{Desk, Reached},
     local::{
         archive, hardware,
         nix::{Devices, Origin},
@@ -36,6 +36,8 @@ pub struct Prepare<'a> {
     pub desk: &'a Desk,
     /// The machine.
     pub facts: &'a Facts,
+    /// The machine as it was found.
+    pub machine: &'a Reached,
 }
 
 /// Everything the later phases need. Journaled.
@@ -78,6 +80,8 @@ pub(super) struct Bench<'a> {
     pub(super) desk: &'a Desk,
     pub(super) facts: &'a Facts,
     pub(super) cx: &'a Context,
+    /// Whether the machine runs the installer that this run booted.
+    pub(super) booted_by_us: bool,
     /// What should be known, a sentence each.
     pub(super) warnings: Vec<String>,
     /// What the configuration says of disks and caches, once it was evaluated.
@@ -133,6 +137,7 @@ impl Step for Prepare<'_> {
     async fn run(&self, cx: &Context) -> Result<Done<Prepared>, Failure> {
         let request = &self.desk.request;
         let mut bench = Bench::new(self.desk, self.facts, cx);
+        bench.booted_by_us = self.machine.kexec_marker == self.desk.run.as_str();
         // cheap things first: a wrong path should not be found after a long build
         if let Some(hardware) = &request.hardware {
             hardware::check(&hardware.path)?;
@@ -181,6 +186,7 @@ impl<'a> Bench<'a> {
             desk,
             facts,
             cx,
+            booted_by_us: false,
             warnings: Vec::new(),
             seen: None,
         }
