@@ -281,6 +281,17 @@ impl Link {
             .await;
     }
 
+    /// Makes sure that the agent answers, on a new connection if it must be.
+    pub(super) async fn confirm(&self) -> Result<(), LinkError> {
+        let request = channel::introduction(self.inner.controller);
+        self.call(CALL, |mut client: Client| {
+            let request = request.clone();
+            async move { client.hello(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
     /// Closes the connection. The next call makes a new one.
     pub async fn close(&self) {
         *self.inner.current.lock().await = None;

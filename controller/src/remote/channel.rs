@@ -71,17 +71,22 @@ pub(super) async fn connect(
     })
 }
 
+/// What is said in Hello.
+pub(super) fn introduction(controller: u64) -> HelloRequest {
+    HelloRequest {
+        protocol_min: version::PROTOCOL_MIN,
+        protocol_max: version::PROTOCOL_MAX,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        controller,
+    }
+}
+
 /// Says Hello. A connection counts as up only once this has succeeded.
 pub(super) async fn hello(
     connection: &Connection,
     controller: u64,
 ) -> Result<HelloReply, LinkError> {
-    let request = HelloRequest {
-        protocol_min: version::PROTOCOL_MIN,
-        protocol_max: version::PROTOCOL_MAX,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        controller,
-    };
+    let request = introduction(controller);
     let mut client = connection.client.clone();
     let reply = match tokio::time::timeout(HELLO, client.hello(request)).await {
         Err(_) => return Err(LinkError::Late(HELLO)),

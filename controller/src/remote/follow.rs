@@ -121,8 +121,9 @@ impl Link {
                     }
                 }
                 Err(LinkError::Lost { .. } | LinkError::Late(_) | LinkError::Gone(_)) => {
-                    // how long to go on is for the control connection to say
-                    if let Err(given_up) = self.session().await {
+                    // how long to go on is for the control connection to say; it is looked at, because nobody may be
+                    // calling who would notice that the agent is gone
+                    if let Err(given_up) = self.confirm().await {
                         return given_up;
                     }
                 }

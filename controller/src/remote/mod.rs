@@ -6,8 +6,8 @@
     reason = "this room runs ssh and holds sockets"
 )]
 
-pub mod ssh;
 pub mod shell;
+pub mod ssh;
 pub mod tunnel;
 
 pub mod askpass;

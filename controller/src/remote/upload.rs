@@ -233,12 +233,7 @@ pub async fn start(
 /// Lets the agent look at the machine without serving anybody, and take itself off afterwards where it should.
 ///
 /// An agent that is at work there, in the same folder, is not disturbed.
-pub async fn look(
-    ssh: &Ssh,
-    placed: &Placed,
-    folder: &str,
-    leave: bool,
-) -> Result<Facts, Failure> {
+pub async fn look(ssh: &Ssh, placed: &Placed, folder: &str, leave: bool) -> Result<Facts, Failure> {
     let leave = if leave { " --leave" } else { "" };
     let arguments = format!("facts --dir {}{leave}", super::ssh::quote(folder));
     let command = placed.place.command(&placed.hash, &arguments);
