@@ -20,8 +20,11 @@ pub struct Facts {
     pub installer: bool,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
-    /// Whether the agent runs as root with all capabilities it needs.
+    /// Whether the agent runs as root with all capabilities that writing to disks takes.
     pub root: bool,
+    /// Whether the agent may start another kernel or reboot.
+    #[serde(default)]
+    pub may_boot: Option<bool>,
     /// Whether systemd is PID 1.
     pub systemd: bool,
     /// Kind of container, as far as `/run/systemd/container` or PID 1's environment tells.

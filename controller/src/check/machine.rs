@@ -14,7 +14,7 @@ pub(super) fn checks(facts: &Facts, wanted: &Wanted) -> Vec<Check> {
     checks.extend(container(facts, wanted));
     checks.extend(clock(facts, wanted));
     checks.extend(occupied(facts));
-    checks.push(root(facts));
+    checks.push(root(facts, wanted));
     checks
 }
 
@@ -110,8 +110,9 @@ fn occupied(facts: &Facts) -> Option<Check> {
     })
 }
 
-fn root(facts: &Facts) -> Check {
-    if facts.root {
+fn root(facts: &Facts, wanted: &Wanted) -> Check {
+    let boots = wanted.kexec || wanted.reboot;
+    if facts.root && !(boots && facts.may_boot == Some(false)) {
         return Check::ok(Group::Privileges, "root", "the agent may do everything");
     }
     Check::failure(
@@ -221,6 +222,18 @@ mod tests {
         };
         let found = "an agent is at work on the machine (run 07)";
         check(&facts, &kexec(), "agent", Verdict::Warning, found);
+    }
+
+    #[test]
+    fn rights_that_are_not_used_are_not_missed() {
+        let facts = Facts {
+            may_boot: Some(false),
+            ..debian()
+        };
+        let found = "the agent may do everything";
+        check(&facts, &Wanted::default(), "root", Verdict::Ok, found);
+        let found = "the agent is not root, or root may neither mount nor reboot here";
+        check(&facts, &kexec(), "root", Verdict::Failure, found);
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub struct Wanted {
     pub kexec: bool,
     /// Which one.
     pub image: Image,
+    /// Whether the machine reboots in the end.
+    pub reboot: bool,
     /// Devices that the configuration names; empty where it was not read.
     pub disks: Vec<String>,
     /// The clock of this machine when the facts came, in seconds since 1970.
@@ -119,6 +121,7 @@ impl Wanted {
         Self {
             kexec,
             image,
+            reboot: request.phases.has(Phase::Reboot),
             disks: Vec::new(),
             now: now.ok().map(|since| since.as_secs()),
         }

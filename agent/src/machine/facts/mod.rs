@@ -33,8 +33,10 @@ const PROGRAMS: &[&str] = &[
     "mdadm",
 ];
 
-/// Capabilities without which nothing can be installed: `CAP_SYS_ADMIN` and `CAP_SYS_BOOT` (capability.h).
-const NEEDED: u64 = 1 << 21 | 1 << 22;
+/// Without this capability nothing can be installed: `CAP_SYS_ADMIN` (capability.h).
+const ADMIN: u64 = 1 << 21;
+/// Without this one nothing can be booted: `CAP_SYS_BOOT`.
+const BOOT: u64 = 1 << 22;
 
 impl Machine {
     /// Returns all facts. A fact that cannot be read is absent.
@@ -108,7 +110,8 @@ impl Machine {
             os_name: os_release(&release, "PRETTY_NAME").unwrap_or_default(),
             installer: is_installer(&release),
             boot_id: self.boot_id(),
-            root: self.is_root(),
+            root: nix::unistd::geteuid().is_root() && self.may(ADMIN) == Some(true),
+            may_boot: self.may(BOOT),
             systemd: self.at("/run/systemd/system").is_dir(),
             container: self.container(),
             hypervisor: self.hypervisor(),
@@ -167,11 +170,14 @@ impl Machine {
             .unwrap_or_default()
     }
 
-    fn is_root(&self) -> bool {
-        let status = self.read("/proc/self/status").unwrap_or_default();
-        let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        let capabilities = capabilities.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-        nix::unistd::geteuid().is_root() && capabilities.is_some_and(|has| has & NEEDED == NEEDED)
+    /// Whether this process has a capability.
+    fn may(&self, capability: u64) -> Option<bool> {
+        let status = self.read("/proc/self/status")?;
+        let all = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))?;
+        let all = u64::from_str_radix(all.trim(), 16).ok()?;
+        Some(all & capability != 0)
     }
 
     fn hypervisor(&self) -> Option<String> {
