@@ -12,7 +12,7 @@ use landfall_proto::{
     facts::Facts,
     failure::Failure,
     order::{Describer, Input, Job, KeyPath, NixSettings, Order, RunId, StorePath},
-    report::End,
+    report::{End, Status},
     stream::mux::Mux,
     wire,
 };
@@ -63,6 +63,19 @@ struct Current {
     order: Order,
     board: Board,
     cancel: CancellationToken,
+}
+
+impl Current {
+    /// Whether it is in a step that waits for what the controller brings, which may be left and done again.
+    fn is_waiting(&self) -> bool {
+        const WAITING: [&str; 5] = ["image", "keys", "tools", "copy", "files"];
+        let state = self.board.state();
+        let running = |step: &&str| {
+            let step = state.step(step);
+            step.is_some_and(|step| matches!(step.status, Status::Running))
+        };
+        WAITING.iter().any(running)
+    }
 }
 
 impl Session {
@@ -140,13 +153,23 @@ impl Session {
     }
 
     /// Starts a run, unless it is there already or another one is under way.
+    ///
+    /// Another order for the run that is under way is another one too, until the step that it is in has ended: the same
+    /// call a little later takes the run up with the new order.
     pub(crate) fn start(&self, order: Order) -> Result<Known, Failure> {
         let mut current = self.current();
         if let Some(known) = current.as_ref() {
             let end = known.board.state().end;
             let same = known.order == order;
             match end {
-                None if known.order.run == order.run => return Ok(Known::AlreadyThere),
+                None if same => return Ok(Known::AlreadyThere),
+                None if known.order.run == order.run => {
+                    // something was corrected: whoever waits for what is not wanted any more makes room
+                    if known.is_waiting() {
+                        known.cancel.cancel();
+                    }
+                    return Ok(Known::Other(order.run));
+                }
                 None => return Ok(Known::Other(known.order.run.clone())),
                 Some(End::Finished) if same => return Ok(Known::AlreadyThere),
                 Some(_) => {}
@@ -366,6 +389,28 @@ mod tests {
         session.entrust(path, content).await.unwrap();
         session.supply(Input::Keys);
         assert_eq!(ended(&session).await.end, Some(End::Finished));
+    }
+
+    #[tokio::test]
+    async fn corrected_order_takes_the_place_of_one_that_waits() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let session = Session::open(stage.machine()).unwrap();
+        let first = order(&["/tmp/secret.key"]);
+        session.start(first.clone()).unwrap();
+        let mut corrected = first.clone();
+        if let Job::Install(install) = &mut corrected.job {
+            install.nix.substituters = vec!["https://cache.example".to_owned()];
+        }
+        let run = first.run.clone();
+        // the step waits once it has begun
+        let mut known = Ok(Known::AlreadyThere);
+        while !matches!(session.board().unwrap().state().end, Some(End::Aborted(_))) {
+            known = session.start(corrected.clone());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(known, Ok(Known::Other(run)));
+        assert_eq!(session.start(corrected.clone()), Ok(Known::Started));
+        assert_eq!(session.start(corrected), Ok(Known::AlreadyThere));
     }
 
     #[tokio::test]

@@ -348,26 +348,26 @@ fn values_of_two_words_are_checked() {
 }
 
 #[test]
-fn wish_tells_apart_what_becomes_of_the_machine() {
+fn what_may_be_corrected_does_not_begin_anew() {
     let plain = request("-f .#a h").wish();
     for line in [
         "--disk-encryption-keys /tmp/k k",
-        "--extra-files d",
-        "--chown /home 1",
-        "--copy-host-keys",
-        "--copy-host-keys-to /persist",
         "--generate-hardware-config nixos-facter f",
         "--no-disko-deps",
-        "--no-use-machine-substituters",
         "--disko-mode format",
         "--phases disko",
-        "--kexec x",
     ] {
         assert_ne!(request(&format!("-f .#a {line} h")).wish(), plain, "{line}");
     }
     for line in [
         "-i k",
         "-p 2222",
+        "--extra-files d",
+        "--chown /home 1",
+        "--copy-host-keys",
+        "--copy-host-keys-to /persist",
+        "--no-use-machine-substituters",
+        "--kexec x",
         "--build-on remote",
         "--option cores 1",
         "--json -vv",
@@ -380,10 +380,9 @@ fn wish_tells_apart_what_becomes_of_the_machine() {
 }
 
 #[test]
-fn pipe_is_the_same_key_under_another_number() {
-    let wish =
-        |from: &str| request(&format!("-f .#a --disk-encryption-keys /tmp/k {from} h")).wish();
-    assert_eq!(wish("/dev/fd/63"), wish("/dev/fd/12"));
-    assert_ne!(wish("/dev/fd/63"), wish("key"));
-    assert_ne!(wish("key"), wish("other"));
+fn key_is_known_by_its_place_on_the_machine() {
+    let wish = |key: &str| request(&format!("-f .#a --disk-encryption-keys {key} h")).wish();
+    assert_eq!(wish("/tmp/k /dev/fd/63"), wish("/tmp/k /dev/fd/12"));
+    assert_eq!(wish("/tmp/k typo"), wish("/tmp/k corrected"));
+    assert_ne!(wish("/tmp/k key"), wish("/tmp/other key"));
 }

@@ -28,6 +28,9 @@ use crate::{
 /// The agent's folder on the target; in memory on every system that has `/run`.
 pub(super) const AGENT_FOLDER: &str = "/run/landfall";
 
+/// How often an agent is asked that still does what an earlier command asked for.
+const MAKES_ROOM: Duration = Duration::from_secs(1);
+
 /// What was sent to a machine where no agent has answered yet.
 #[derive(Debug, Clone)]
 pub(super) struct Landing {
@@ -185,13 +188,24 @@ impl Desk {
             agent.ordered = true;
             agent.installs = matches!(order.job, Job::Install(_));
         }
-        match link.start(&order).await? {
-            Started::Now | Started::AlreadyThere => Ok(()),
-            Started::OtherRun(run) => Err(Failure::new("cannot begin the run")
-                .because(format!("run {run} is under way on the machine"))
-                .hint("wait for it to end; `ps` and `journalctl -u landfall-agent` on the machine show it")
-                .code("LF0310")
-                .contact(Contact::Foreign)),
+        let patience = tokio::time::Instant::now() + self.request.reconnect_timeout;
+        loop {
+            match link.start(&order).await? {
+                Started::Now | Started::AlreadyThere => return Ok(()),
+                // an earlier command asked for something else: the agent ends the step that it is in, and takes this
+                Started::OtherRun(run)
+                    if run == self.run.as_str() && tokio::time::Instant::now() < patience =>
+                {
+                    tokio::time::sleep(MAKES_ROOM).await;
+                }
+                Started::OtherRun(run) => {
+                    return Err(Failure::new("cannot begin the run")
+                        .because(format!("run {run} is under way on the machine"))
+                        .hint("wait for it to end; `ps` and `journalctl -u landfall-agent` on the machine show it")
+                        .code("LF0310")
+                        .contact(Contact::Foreign));
+                }
+            }
         }
     }
 

@@ -12,7 +12,7 @@ mod target;
 mod words;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -157,16 +157,6 @@ pub struct Output {
     pub verbosity: u8,
 }
 
-impl Key {
-    /// Returns what tells it from another key. A pipe has another number each time, and is the same key.
-    fn wish(&self) -> (&KeyPath, Option<&Path>) {
-        let is_pipe = ["/dev/fd", "/proc/self/fd"]
-            .iter()
-            .any(|pipes| self.from.starts_with(pipes));
-        (&self.to, (!is_pipe).then_some(&*self.from))
-    }
-}
-
 impl Request {
     /// Checks what only the whole can tell, and hands the request back.
     pub fn checked(self) -> Result<Self, Failure> {
@@ -191,25 +181,22 @@ impl Request {
         Ok(self)
     }
 
-    /// Returns a hash of what is to become of the machine: two commands with the same one want the same.
+    /// Returns a hash of what a run cannot change its mind about: two commands with the same one are one run.
     ///
-    /// How it is reached, where it is built and what is shown are no part of it.
+    /// That is the configuration, the phases, and what disko does to the disks. Everything else may be corrected after a
+    /// failure without beginning anew, which would erase the disks again: files, owners, host keys, where the keys come
+    /// from, how the machine is reached, where it is built, what is shown.
     pub fn wish(&self) -> String {
-        let what = format!(
-            "{:?} {:?} {:?} {:?}",
-            self.target.host, self.source, self.phases, self.kexec
+        let keys: Vec<_> = self.keys.iter().map(|key| &key.to).collect();
+        let wish = format!(
+            "{:?} {:?} {:?} {:?} {:?} {keys:?} {:?}",
+            self.target.host,
+            self.source,
+            self.phases,
+            self.disko_mode,
+            self.disko_deps,
+            self.hardware
         );
-        let keys: Vec<_> = self.keys.iter().map(Key::wish).collect();
-        let disks = format!("{:?} {:?} {keys:?}", self.disko_mode, self.disko_deps);
-        let files = format!(
-            "{:?} {:?} {:?}",
-            self.extra_files, self.owners, self.host_keys_to
-        );
-        let system = format!(
-            "{:?} {:?} {:?}",
-            self.hardware, self.check, self.nix.machine_substituters
-        );
-        let wish = [what, disks, files, system].join(" ");
         blake3::hash(wish.as_bytes()).to_hex().to_string()
     }
 

@@ -82,6 +82,9 @@ impl Bench<'_> {
         for device in &devices.disks {
             match find(&self.facts.disks, device) {
                 Some(disk) => found.push(consented(device, disk)),
+                None if is_stacked(device) => self.warnings.push(format!(
+                    "{device} is no disk of its own and was not looked at; continuing because disko's script looks for it"
+                )),
                 None if self.facts.installer || is_known(&self.facts.disks, device) => {
                     return Err(self.missing(device));
                 }
@@ -173,6 +176,12 @@ fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {
     disks
         .iter()
         .find(|disk| disk.device == device || disk.links.iter().any(|link| link == device))
+}
+
+/// Whether a device is made of others: firmware RAID, multipath, a mapping.
+fn is_stacked(device: &str) -> bool {
+    const STACKED: [&str; 4] = ["/dev/md", "/dev/mapper/", "/dev/dm-", "/dev/bcache"];
+    STACKED.iter().any(|stacked| device.starts_with(stacked))
 }
 
 /// Whether the old system would show a disk of this name: it has others of the same kind, or of any kind that it could be.
