@@ -284,6 +284,7 @@ mod tests {
         image: Image::Stock,
         disks: Vec::new(),
         now: None,
+        reboot: true,
     };
 
     #[test]

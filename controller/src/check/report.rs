@@ -192,6 +192,7 @@ mod tests {
         image: super::super::Image::Own,
         disks: Vec::new(),
         now: None,
+        reboot: true,
     };
 
     fn report(facts: &Facts) -> String {
