@@ -180,7 +180,7 @@ pub(crate) async fn stopped() {
     }
 }
 
-type SetUp = (Run<engine::journal::FileStore>, Desk, tempfile::TempDir);
+type SetUp = (Run<engine::journal::FileStore>, Desk, state::SocketFolder);
 
 async fn set_up(request: Request, begun: &Begun, screen: &Screen) -> Result<SetUp, Failure> {
     let (folder, run) = (begun.folder.clone(), begun.run.clone());

@@ -141,7 +141,7 @@ async fn drive(request: Request, screen: &Screen) -> Told {
     told
 }
 
-type SetUp = (Run<Forgetful>, Desk, tempfile::TempDir);
+type SetUp = (Run<Forgetful>, Desk, state::SocketFolder);
 
 fn set_up(request: Request, screen: &Screen) -> Result<SetUp, Failure> {
     let folder = state::socket_folder()?;

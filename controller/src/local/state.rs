@@ -16,7 +16,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -256,20 +256,72 @@ impl RunFolder {
     }
 }
 
-/// Makes a folder for sockets that only we can enter and that goes away with the value.
+/// A folder for sockets, of this command alone; gone with it, or with the next one's if it was killed.
+#[derive(Debug)]
+pub struct SocketFolder {
+    folder: tempfile::TempDir,
+    _alive: Flock<fs::File>,
+}
+
+/// What a command holds locked for as long as it uses its folder.
+const ALIVE: &str = "alive";
+
+impl SocketFolder {
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Makes a folder for sockets with a path so short that a socket's fits (108 bytes, unix(7)).
 ///
-/// Its path is short: a socket's has 108 bytes at most (unix(7)), and state folders are deep.
-pub fn socket_folder() -> Result<tempfile::TempDir, Failure> {
+/// Removes what commands that were killed have left.
+pub fn socket_folder() -> Result<SocketFolder, Failure> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = runtime
         .filter(|path| path.is_absolute() && path.as_os_str().len() <= 40 && path.is_dir())
         .unwrap_or_else(|| PathBuf::from("/tmp"));
+    sweep(&base);
     let ours = fs::Permissions::from_mode(0o700);
     let made = tempfile::Builder::new()
-        .prefix("landfall-")
+        .prefix(SOCKETS)
         .permissions(ours)
         .tempdir_in(&base);
-    made.map_err(|error| cannot("make a folder in", &base).caused_by(&error))
+    let folder = made.map_err(|error| cannot("make a folder in", &base).caused_by(&error))?;
+    let alive = folder.path().join(ALIVE);
+    let locked = fs::File::create(&alive).and_then(|file| {
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+    });
+    let locked = locked.map_err(|error| cannot("lock", &alive).caused_by(&error))?;
+    Ok(SocketFolder {
+        folder,
+        _alive: locked,
+    })
+}
+
+/// How folders for sockets are called.
+const SOCKETS: &str = "landfall-";
+
+/// Removes folders whose command is dead. What cannot be looked at or removed is in nobody's way.
+fn sweep(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(SOCKETS)
+            // no link is followed: /tmp is everybody's
+            && entry.metadata().is_ok_and(|meta| {
+                meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw()
+            });
+        // one that has no lock yet is just being made
+        let Some(alive) = ours
+            .then(|| fs::File::open(entry.path().join(ALIVE)).ok())
+            .flatten()
+        else {
+            continue;
+        };
+        if let Ok(dead) = Flock::lock(alive, FlockArg::LockExclusiveNonblock) {
+            let _ = fs::remove_dir_all(entry.path());
+            drop(dead);
+        }
+    }
 }
 
 fn lock(path: &Path, host: &str) -> Result<Flock<fs::File>, Failure> {
@@ -402,6 +454,23 @@ mod tests {
         assert_eq!(folder_name("Host.example:22"), "host.example:22");
         assert_eq!(folder_name("../x"), "%2e.%2fx");
         assert_eq!(folder_name("fe80::1%eth0"), "fe80::1%25eth0");
+    }
+
+    #[test]
+    fn folder_of_a_dead_command_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let folder = base.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            fs::File::create(folder.join(ALIVE)).unwrap()
+        };
+        drop(make("landfall-dead"));
+        let alive = Flock::lock(make("landfall-alive"), FlockArg::LockExclusive).unwrap();
+        drop(make("another-dead"));
+        sweep(base.path());
+        let left = |name: &str| base.path().join(name).exists();
+        assert!(!left("landfall-dead") && left("landfall-alive") && left("another-dead"));
+        drop(alive);
     }
 
     #[test]
