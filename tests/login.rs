@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -84,7 +84,7 @@ fn passwords_lead_to_root_and_no_further() {
     ignore = "starts a machine; `cargo verify` runs it"
 )]
 fn user_of_the_old_system_need_not_be_one_of_the_new() {
-    let assets = Assets::open().unwrap();
+    let assets = assets();
     let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
     machine.wait_ssh(BOOTS).unwrap();
     let operator = Operator::new().unwrap();
@@ -111,7 +111,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        let assets = Assets::open().unwrap();
+        let assets = assets();
         let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
         machine.wait_ssh(BOOTS).unwrap();
         let made = machine.ssh(USERS).unwrap();
@@ -479,6 +479,12 @@ hint: log in as root: `root@HOST`
         let left = fs::read_dir(self.operator.runtime()).unwrap().count();
         assert_eq!(left, 0, "something is left in the folder for sockets");
     }
+}
+
+/// Everything a run takes, the agents too.
+fn assets() -> Assets {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    Assets::prepare(repository).unwrap()
 }
 
 /// A landfall on a terminal of its own, and somebody who types there.
