@@ -18,8 +18,8 @@ use landfall_proto::{
 };
 use tokio::sync::{Mutex, watch};
 
-pub use self::{agent::Reached, login::Login};
 use self::agent::{Agent, Landing};
+pub use self::{agent::Reached, login::Login};
 use crate::{
     local::{keys::Credentials, nix::Nix, secret::Secret, state::RunFolder},
     remote::{link::LinkView, ssh::Ssh},

@@ -9,8 +9,8 @@
 pub mod file;
 pub mod keys;
 pub mod secret;
-pub mod terminal;
 pub mod state;
+pub mod terminal;
 
 pub mod agents;
 

@@ -82,7 +82,10 @@ mod tests {
     #[test]
     fn secret_does_not_show_itself() {
         let secret = Secret::new(b"hunter2".to_vec());
-        assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "Secret(..) Some(Secret(..))");
+        assert_eq!(
+            format!("{secret:?} {:?}", Some(&secret)),
+            "Secret(..) Some(Secret(..))"
+        );
         assert_eq!(secret.clone().expose(), b"hunter2");
     }
 

@@ -14,7 +14,7 @@ use nix::{
     unistd,
 };
 use secrecy::zeroize::{Zeroize, Zeroizing};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError::Empty};
 
 use super::{child::printable, secret::Secret};
 
@@ -26,7 +26,8 @@ const LONGEST: usize = 4096;
 pub struct Terminal {
     file: Arc<fs::File>,
     hidden: Hidden,
-    /// A line that somebody has been asked for and that nobody waits for any more: whoever asks next gets it.
+    /// A line that somebody has been asked for and that nobody waits for any more: its thread still reads, and what is
+    /// typed from now on goes to whoever asks next.
     pending: Option<oneshot::Receiver<Option<Secret>>>,
 }
 
@@ -71,6 +72,11 @@ impl Terminal {
     /// Without `echo` nobody sees what is typed, and what was typed before the question is no answer to it.
     pub async fn ask(&mut self, question: &str, echo: bool) -> Option<Secret> {
         let _shown = (!echo).then(|| self.hidden.begin(&self.file));
+        // what was typed for a question that nobody waits for any more must not answer another one
+        let gone = |line: &mut oneshot::Receiver<_>| !matches!(line.try_recv(), Err(Empty));
+        if self.pending.as_mut().is_some_and(gone) {
+            self.pending = None;
+        }
         let asked =
             write!(&*self.file, "{}", printable(question)).and_then(|()| (&*self.file).flush());
         asked.ok()?;
@@ -218,5 +224,27 @@ mod tests {
         }
         let now = termios::tcgetattr(&*terminal.file).unwrap();
         assert!(now.local_flags.contains(LocalFlags::ECHO));
+    }
+
+    #[tokio::test]
+    async fn answer_to_a_question_given_up_answers_no_other() {
+        let (mut terminal, mut far) = terminal();
+        let given_up = terminal.ask("passphrase: ", true);
+        let never = tokio::time::timeout(Duration::from_millis(10), given_up);
+        assert!(never.await.is_err());
+        far.write_all(b"for the jump host\n").unwrap();
+        // its reader has it
+        while terminal
+            .pending
+            .as_mut()
+            .is_some_and(|line| line.is_empty())
+        {
+            tokio::task::yield_now().await;
+        }
+        let far = type_at(far, "password: ", "for the target\n");
+        let answer =
+            tokio::time::timeout(Duration::from_secs(10), terminal.ask("password: ", false));
+        assert_eq!(answer.await.unwrap().unwrap().expose(), b"for the target");
+        drop(far.join().unwrap());
     }
 }
