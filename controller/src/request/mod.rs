@@ -11,10 +11,7 @@ mod phases;
 mod target;
 mod words;
 
-use std::{
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use landfall_proto::{
     failure::Failure,
