@@ -9,6 +9,7 @@
 mod check;
 mod cli;
 mod errors;
+mod faults;
 mod hardware;
 mod install;
 mod layouts;

@@ -142,8 +142,20 @@ impl Bench {
             landfall.arg("--fresh");
         }
         landfall.args(reach(&ssh, ROOT));
-        landfall.stdin(Stdio::null()).process_group(0);
-        landfall
+        // nothing of it outlives this program
+        let mut bound = Command::new("setpriv");
+        bound
+            .args(["--pdeathsig", "KILL"])
+            .arg(landfall.get_program());
+        bound.args(landfall.get_args());
+        for (name, value) in landfall.get_envs() {
+            match value {
+                Some(value) => bound.env(name, value),
+                None => bound.env_remove(name),
+            };
+        }
+        bound.stdin(Stdio::null()).process_group(0);
+        bound
     }
 
     /// The agent at work, as it is called on this host.

@@ -54,7 +54,6 @@ pub(crate) struct Attempt {
     pub(crate) faults: Vec<Kind>,
     /// Whether it had `--fresh`.
     pub(crate) fresh: bool,
-    pub(crate) took: Duration,
 }
 
 /// What a run was like.
@@ -159,7 +158,6 @@ impl Stage<'_> {
             .stdout(File::create(&out)?)
             .stderr(File::create(&err)?);
         let before = self.happened.len();
-        let begun = Instant::now();
         let mut child = command.spawn().context("starting landfall")?;
         let mut killed = None;
         let ended = patience::until("landfall", COMMAND, || {
@@ -195,7 +193,6 @@ impl Stage<'_> {
                 .map(|fault| fault.kind)
                 .collect(),
             fresh,
-            took: begun.elapsed(),
             records,
         })
     }

@@ -26,6 +26,9 @@ for node in $(find / -xdev -type b; find /dev /run /tmp -type b); do
 done
 [ $found = 2 ] || refuse "there are $found disks"
 
+[ ! -f /proc/sysrq-trigger ] || refuse "sysrq is in reach"
+[ ! -w /proc/sys/kernel/sysrq ] || refuse "the settings of this host's kernel are in reach"
+
 # a node that the device cgroup lets nobody open cannot be made either
 if mknod /run/forbidden b 7 0 2> /dev/null; then refuse "devices can be made"; fi
 

@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
 use crate::{assets::Assets, patience};
@@ -26,6 +27,12 @@ pub use disk::LoopDisk;
 
 /// Where the kernel says which devices a group of processes may use.
 const DEVICES: &str = "/sys/fs/cgroup/devices";
+/// Where targets have their files: what is written there is flushed as if it were a disk, and nobody
+/// waits for one.
+const MEMORY: &str = "/dev/shm";
+const FOLDERS: &str = "landfall-target-";
+/// What a rig holds locked for as long as its target lives.
+const ALIVE: &str = "alive";
 /// Names of a target's disks in its /dev.
 pub const DISKS: [&str; 2] = ["riga", "rigb"];
 /// Its sshd, on its own loopback.
@@ -65,6 +72,7 @@ pub struct Target {
     pid: i32,
     group: Group,
     _disks: Vec<LoopDisk>,
+    _alive: Flock<File>,
     folder: TempDir,
 }
 
@@ -73,11 +81,15 @@ impl Target {
     ///
     /// The thread that calls this has to outlive the target: the kernel ends both together.
     pub fn start(assets: &Assets, size: Size) -> Result<Self> {
-        // in memory: what is written there is flushed as if it were a disk, and nobody waits for one
+        sweep();
         let folder = tempfile::Builder::new()
-            .prefix("landfall-target-")
-            .tempdir_in("/dev/shm")
-            .context("making a folder in /dev/shm")?;
+            .prefix(FOLDERS)
+            .tempdir_in(MEMORY)
+            .with_context(|| format!("making a folder in {MEMORY}"))?;
+        let alive = File::create(folder.path().join(ALIVE))?;
+        let alive = Flock::lock(alive, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| errno)
+            .context("locking a folder")?;
         let lower = folder.path().join("lower");
         furnish(assets, &lower).context("furnishing a target")?;
         let memory = folder.path().join("memory");
@@ -119,6 +131,7 @@ impl Target {
             pid: 0,
             group,
             _disks: disks,
+            _alive: alive,
             folder,
         };
         target.pid = patience::until("a target's sshd", STARTS, || {
@@ -283,6 +296,25 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Removes what targets have left whose rig was killed: folders, and groups without processes.
+fn sweep() {
+    for entry in fs::read_dir(MEMORY).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(FOLDERS);
+        // one that has no lock yet is just being made
+        let Some(alive) = ours
+            .then(|| File::open(entry.path().join(ALIVE)).ok())
+            .flatten()
+        else {
+            continue;
+        };
+        if let Ok(dead) = Flock::lock(alive, FlockArg::LockExclusiveNonblock) {
+            let _ = fs::remove_dir(Path::new(DEVICES).join(entry.file_name()));
+            let _ = fs::remove_dir_all(entry.path());
+            drop(dead);
+        }
     }
 }
 

@@ -9,13 +9,16 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
 
 use super::{Far, Line};
-use crate::link::{Carrier, Change, Conditions};
+use crate::link::{
+    Carrier, Change, Conditions,
+    gauge::{Direction, Gauge, Trap},
+};
 
 /// A machine that sends back what it gets, and the line to it.
 struct Rig {
@@ -23,6 +26,7 @@ struct Rig {
     machine: SocketAddr,
     far: watch::Sender<Far>,
     conditions: watch::Sender<Conditions>,
+    gauge: Arc<Gauge>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -47,13 +51,14 @@ impl Rig {
         let (far, far_seen) = watch::channel(Some(machine));
         let (conditions, conditions_seen) = watch::channel(Conditions::default());
         let line = Arc::new(Line::bind(None, conditions_seen, far_seen).unwrap());
-        let port = line.port();
+        let (port, gauge) = (line.port(), line.gauge());
         let serve = tokio::spawn(async move { line.serve().await.unwrap() });
         let rig = Self {
             port,
             machine,
             far,
             conditions,
+            gauge,
             tasks: [echo, serve],
         };
         drop(rig.connected().await);
@@ -62,6 +67,19 @@ impl Rig {
 
     fn change(&self, change: Change) {
         self.conditions.send_modify(|now| *now = change.apply(*now));
+    }
+
+    /// Changes the line after so many more bytes from the operator.
+    fn trap(&self, bytes: u64, change: Change) -> oneshot::Receiver<()> {
+        let (sprung, told) = oneshot::channel();
+        self.gauge.lay(Trap {
+            direction: Direction::Up,
+            at: self.gauge.passed(Direction::Up) + bytes,
+            change,
+            conditions: self.conditions.clone(),
+            sprung,
+        });
+        told
     }
 
     fn carrier(&self, carrier: Carrier) {
@@ -227,4 +245,45 @@ async fn connection_the_machine_closes_is_closed_here() {
         timeout(SOON, open.read(&mut [0])).await.unwrap().unwrap(),
         0
     );
+}
+
+#[tokio::test]
+async fn line_changes_at_the_byte_that_was_chosen() {
+    let rig = Rig::new().await;
+    let mut open = rig.connected().await;
+    let stall = Change {
+        carrier: Some(Carrier::Stalled),
+        ..Change::default()
+    };
+    let sprung = rig.trap(3, stall);
+    open.write_all(b"abcdef").await.unwrap();
+    timeout(SOON, sprung).await.unwrap().unwrap();
+    let before = rig.gauge.passed(Direction::Up);
+    assert!(is_silent(&mut open).await);
+    rig.carrier(Carrier::Up);
+    let mut back = [0; 6];
+    timeout(SOON, open.read_exact(&mut back))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&back, b"abcdef");
+    assert_eq!(rig.gauge.passed(Direction::Up), before + 3);
+}
+
+#[tokio::test]
+async fn truncated_stream_ends_as_if_all_had_been_said() {
+    let rig = Rig::new().await;
+    let mut open = rig.connected().await;
+    let truncate = Change {
+        truncate: true,
+        ..Change::default()
+    };
+    let sprung = rig.trap(0, truncate);
+    open.write_all(b"anyone?").await.unwrap();
+    timeout(SOON, sprung).await.unwrap().unwrap();
+    assert_eq!(
+        timeout(SOON, open.read(&mut [0])).await.unwrap().unwrap(),
+        0
+    );
+    rig.connected().await;
 }
