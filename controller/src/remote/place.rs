@@ -22,7 +22,8 @@ const FOLDERS: &str = "/run/landfall-bin /dev/shm/landfall-bin /tmp/landfall-bin
 
 /// Finds a folder that may execute files, and asks an agent that lies there who it is.
 ///
-/// A folder of somebody else's, or a link, is passed over: in `/tmp` anybody may have made it first.
+/// A folder of somebody else's, or a link, is passed over: in `/tmp` anybody may have made it first. One that will not
+/// do does not stay.
 pub fn search(root: Root, hash: &BlobHash) -> Remote {
     let script = SEARCH
         .replace("@folders@", FOLDERS)
@@ -45,6 +46,7 @@ for d in @folders@; do
     if [ -x "$d/@name@" ]; then echo "agent $("$d/@name@" version 2>/dev/null)"; fi
     break
   fi
+  rmdir "$d" 2>/dev/null
 done
 echo landfall-place-end
 "##;
