@@ -49,8 +49,8 @@ struct Arguments {
     /// Only this run of the seed
     #[arg(long, value_name = "N")]
     only: Option<u32>,
-    /// How many runs at a time
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    /// How many runs at a time: they wait more than they work
+    #[arg(long, value_name = "N", default_value_t = 3)]
     lanes: usize,
     /// Leave the target of a run that failed as it is for so many seconds, to look at
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -111,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     });
     let runs = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    table::show(seed, &runs, begun.elapsed());
+    table::show(seed, &runs, &truth, begun.elapsed());
     Ok(match runs.iter().all(table::Run::is_good) {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,

@@ -107,7 +107,11 @@ fn ended(played: &Played, wrong: &mut Vec<String>) {
         {
             wrong.push(format!("command {number} ended with {:?}", attempt.code));
         }
-        let failed = attempt.code.is_some_and(|code| code != 0);
+        // contact that never was cannot be lost: who cannot be reached at first is told so, and nothing has happened
+        let met = played.attempts[..=number].iter().any(has_met);
+        let failed = attempt
+            .code
+            .is_some_and(|code| code != 0 && (met || code != 1));
         let of_the_line = attempt.faults.iter().all(|kind| kind.is_of_the_line());
         let only = played
             .happened
@@ -127,6 +131,13 @@ fn ended(played: &Played, wrong: &mut Vec<String>) {
     {
         wrong.push("no command ended well".to_owned());
     }
+}
+
+/// Whether the operator and the machine have met.
+fn has_met(attempt: &Attempt) -> bool {
+    let connected =
+        |record: &Value| record["step"] == "connect" && record["kind"] == "step_finished";
+    attempt.records.iter().any(connected)
 }
 
 /// Every watcher was told of every event, in order.
@@ -249,11 +260,7 @@ fn verified(target: &Target, wrong: &mut Vec<String>) -> Result<()> {
 
 /// A lost connection costs no more than what was under way. Who kills a program sends more again.
 fn sent_again(truth: &Truth, played: &Played, wrong: &mut Vec<String>) {
-    if !played
-        .happened
-        .iter()
-        .all(|fault| fault.kind.is_of_the_line())
-    {
+    if !played.is_of_the_line() {
         return;
     }
     let cuts = played

@@ -67,6 +67,21 @@ pub(crate) struct Played {
     pub(crate) took: Duration,
 }
 
+impl Played {
+    /// How often connections were lost.
+    pub(crate) fn cuts(&self) -> u64 {
+        let lost = self.happened.iter().filter(|fault| fault.kind.cuts());
+        lost.count() as u64
+    }
+
+    /// Whether nothing but the line was at fault.
+    pub(crate) fn is_of_the_line(&self) -> bool {
+        self.happened
+            .iter()
+            .all(|fault| fault.kind.is_of_the_line())
+    }
+}
+
 /// The state of a run under way.
 struct Stage<'a> {
     bench: &'a Bench,

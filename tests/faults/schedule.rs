@@ -109,9 +109,9 @@ fn fault(draw: &mut Draw, kind: Kind) -> Fault {
     let when = match kind {
         Kind::Controller | Kind::Agent | Kind::Both | Kind::RunFull => match draw.below(3) {
             0 => When::Time(millis(draw, 0..TAKES)),
-            _ => When::Step(*draw.one::<&'static str>(&STEPS), millis(draw, 0..600)),
+            _ => When::Step(draw.one::<&'static str>(&STEPS), millis(draw, 0..600)),
         },
-        Kind::DiskFull => When::Step(*draw.one::<&'static str>(&WRITES), millis(draw, 0..600)),
+        Kind::DiskFull => When::Step(draw.one::<&'static str>(&WRITES), millis(draw, 0..600)),
         _ => byte(draw),
     };
     let lasts = match kind {

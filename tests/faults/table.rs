@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use anyhow::Result;
 
 use super::{
+    model::Truth,
     play::Played,
     schedule::{Fault, KINDS},
 };
@@ -79,7 +80,7 @@ impl fmt::Display for Run {
 }
 
 /// Prints the end: each kind of fault, and the runs to look at.
-pub(crate) fn show(seed: u64, runs: &[Run], took: Duration) {
+pub(crate) fn show(seed: u64, runs: &[Run], truth: &Truth, took: Duration) {
     let outcomes = || runs.iter().filter_map(|run| run.outcome.as_ref().ok());
     println!(
         "\n{:<20}{:>7}{:>10}{:>8}",
@@ -97,11 +98,18 @@ pub(crate) fn show(seed: u64, runs: &[Run], took: Duration) {
             outcomes().filter(|one| one.played.happened.iter().any(|fault| fault.kind == kind));
         println!("{kind:<20}{drawn:>7}{came:>10}{:>8}", runs.count());
     }
+    let again = outcomes().filter(|one| one.played.is_of_the_line() && one.played.cuts() > 0);
+    let again =
+        again.map(|one| one.played.passed[0].saturating_sub(truth.passed[0]) / one.played.cuts());
+    if let Some(most) = again.max() {
+        println!("\nbytes sent again for a lost connection: {most} at most");
+    }
     let bad: Vec<&Run> = runs.iter().filter(|run| !run.is_good()).collect();
     println!(
-        "\nseed {seed}: {} runs in {:.0} s, {} of them bad",
+        "seed {seed}: {} runs in {:.0} s, {:.1} s each, {} of them bad",
         runs.len(),
         took.as_secs_f64(),
+        took.as_secs_f64() / runs.len().max(1) as f64,
         bad.len()
     );
     for run in bad {
