@@ -65,6 +65,8 @@ pub(super) struct Agent {
     pub(super) ordered: bool,
     /// Whether that order is about the disks.
     pub(super) installs: bool,
+    /// Whether the order was new to it, and nothing that it waits for has been brought since.
+    pub(super) unfed: bool,
     _lane: AbortOnDropHandle<()>,
     _view: AbortOnDropHandle<()>,
 }
@@ -191,7 +193,13 @@ impl Desk {
         let patience = tokio::time::Instant::now() + self.request.reconnect_timeout;
         loop {
             match link.start(&order).await? {
-                Started::Now | Started::AlreadyThere => return Ok(()),
+                Started::Now => {
+                    if let Some(agent) = self.agent.lock().await.as_mut() {
+                        agent.unfed = true;
+                    }
+                    return Ok(());
+                }
+                Started::AlreadyThere => return Ok(()),
                 // an earlier command asked for something else: the agent ends the step that it is in, and takes this
                 Started::OtherRun(run)
                     if run == self.run.as_str() && tokio::time::Instant::now() < patience =>
@@ -299,6 +307,7 @@ impl Desk {
             state: RunState::default(),
             ordered: false,
             installs: false,
+            unfed: false,
             _lane: AbortOnDropHandle::new(lane),
             _view: AbortOnDropHandle::new(forward),
         }

@@ -95,6 +95,10 @@ impl Desk {
 
     /// Says that an input has been delivered.
     pub async fn supply(&self, input: Input) -> Result<(), Failure> {
+        // it may have arrived though nobody answered
+        if let Some(agent) = self.agent.lock().await.as_mut() {
+            agent.unfed &= input == Input::Keys;
+        }
         Ok(self.link().await?.supply(&self.run, input).await?)
     }
 }

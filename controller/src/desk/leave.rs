@@ -21,7 +21,7 @@ impl Desk {
 
     /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
     ///
-    /// A run that is under way there is stopped first, unless it is about the disks: nobody would feed it any more.
+    /// A run that is under way there is stopped first, unless it is at work on the disks: nobody would feed it any more.
     pub async fn leave(&self) {
         let left = async {
             let agent = self.agent.lock().await.take();
@@ -42,7 +42,10 @@ impl Desk {
         if !agent.ordered {
             return link.leave(None, 0).await;
         }
-        if agent.installs && state.end.is_none() {
+        // what has not begun waits for something that nobody would bring any more, and would keep every other run out
+        let begun = |name| state.step(name).is_some_and(|step| step.attempt > 0);
+        let waits = agent.unfed && !begun("format");
+        if agent.installs && state.end.is_none() && !waits {
             // half a format helps nobody: it finishes what it has the inputs for, and the same command takes it up
             return;
         }
