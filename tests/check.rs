@@ -119,8 +119,8 @@ fn verdict<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn machine_that_can_be_installed_is_told_so_and_left_as_it_was() {
     let scene = Scene::new(2048);
@@ -174,8 +174,8 @@ fn machine_that_can_be_installed_is_told_so_and_left_as_it_was() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn initrd_that_would_not_unpack_is_found_before_anything_is_touched() {
     let scene = Scene::new(384);
@@ -226,8 +226,8 @@ fn initrd_that_would_not_unpack_is_found_before_anything_is_touched() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn image_that_run_has_no_room_for_boots_where_the_memory_has() {
     let scene = Scene::new(768);
@@ -274,8 +274,8 @@ fn image_that_run_has_no_room_for_boots_where_the_memory_has() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn agent_at_work_is_told_and_not_disturbed() {
     let scene = Scene::new(2048);

@@ -27,8 +27,8 @@ const FILE: &str = "hosts/demo/hardware";
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn generated_module_becomes_part_of_what_is_installed() {
     let job = Job::new("builtins.isFunction (import ./hosts/demo/hardware)");
@@ -55,8 +55,8 @@ fn generated_module_becomes_part_of_what_is_installed() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn report_is_written_whole_or_the_old_one_stays() {
     let job = Job::new("true");

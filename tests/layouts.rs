@@ -35,8 +35,8 @@ const ESP: std::ops::Range<u64> = MIB..129 * MIB;
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn encrypted_system_boots_and_only_the_key_that_was_to_stay_is_on_the_disk() {
     let job = Job::new("luks", Spec::of(Boot::Target));
@@ -67,8 +67,8 @@ fn encrypted_system_boots_and_only_the_key_that_was_to_stay_is_on_the_disk() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn system_on_logical_volumes_boots_on_uefi() {
     let job = Job::new("lvm", Spec::of(Boot::Installer).uefi());
@@ -92,8 +92,8 @@ fn system_on_logical_volumes_boots_on_uefi() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn system_on_a_mirror_of_two_disks_boots_with_both() {
     let disks_gib = vec![2, 2];
@@ -121,8 +121,8 @@ fn system_on_a_mirror_of_two_disks_boots_with_both() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn system_on_subvolumes_of_btrfs_boots() {
     let job = Job::new("btrfs", Spec::of(Boot::Installer));

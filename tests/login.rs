@@ -63,8 +63,8 @@ systemctl reload ssh
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn passwords_lead_to_root_and_no_further() {
     let desk = Desk::new();
@@ -80,8 +80,8 @@ fn passwords_lead_to_root_and_no_further() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn user_of_the_old_system_need_not_be_one_of_the_new() {
     let assets = assets();

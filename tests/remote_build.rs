@@ -21,8 +21,8 @@ const SYSTEM: &str = "nixosConfigurations.elsewhere.config.system.build.toplevel
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn machine_builds_its_own_system_and_boots_it() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

@@ -19,8 +19,8 @@ const ENDS: Duration = Duration::from_secs(600);
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn phases_one_by_one_install_a_machine() {
     let job = Job::new();

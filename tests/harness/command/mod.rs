@@ -93,8 +93,12 @@ enum Command {
     },
     /// Install a Debian machine, from nothing to a login on the installed system
     Demo(demo::Options),
-    /// Check everything: format, lints, all tests with real machines
-    Verify,
+    /// Check everything: format, lints, tests, the main job on real machines
+    Verify {
+        /// Play every scenario too: layouts of disks, logins, phases one by one
+        #[arg(long)]
+        all: bool,
+    },
     /// Keep a machine: what `up` leaves running
     #[command(hide = true)]
     Keep {
@@ -171,7 +175,7 @@ impl Cli {
                 machines::link(&name, bend.change(), output.json)?;
             }
             Command::Demo(options) => return demo::demo(&options),
-            Command::Verify => return verify::verify(),
+            Command::Verify { all } => return verify::verify(all),
             Command::Keep { name } => machine::run_keeper(&registry::folder(&name)?)?,
         }
         Ok(ExitCode::SUCCESS)

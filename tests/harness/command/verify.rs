@@ -19,6 +19,10 @@ enum Outcome {
     Missing,
 }
 
+/// Features of this crate that turn on tests with machines: the main job and what may befall it, and every scenario.
+const MACHINES: &str = "landfall-tests/machines";
+const SCENARIOS: &str = "landfall-tests/scenarios";
+
 /// Name, and what comes after `cargo`.
 const CHECKS: &[(&str, &[&str])] = &[
     ("format", &["fmt", "--all", "--check"]),
@@ -42,23 +46,29 @@ const CHECKS: &[(&str, &[&str])] = &[
             "--workspace",
             "--no-fail-fast",
             "--features",
-            "landfall-tests/machines",
+            MACHINES,
         ],
     ),
 ];
 
-pub(super) fn verify() -> Result<ExitCode> {
+/// `all` is for the scenarios too, which take as long again.
+pub(super) fn verify(all: bool) -> Result<ExitCode> {
     let start = Instant::now();
     let repository = repository();
     Assets::prepare(&repository).context("preparing the rig")?;
     let mut rows = vec![row("rig", &Outcome::Passed, start.elapsed())];
     let mut sound = true;
     for (name, arguments) in CHECKS {
+        let wanted = |argument: &&'static str| match *argument {
+            MACHINES if all => SCENARIOS,
+            argument => argument,
+        };
+        let arguments: Vec<&str> = arguments.iter().map(wanted).collect();
         eprintln!("\n--- {name}: cargo {}", arguments.join(" "));
         let start = Instant::now();
         let outcome = if is_there(arguments[0]) {
             let done = Command::new("cargo")
-                .args(*arguments)
+                .args(&arguments)
                 .current_dir(&repository)
                 .status();
             if done.context("starting cargo")?.success() {
