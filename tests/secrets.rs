@@ -59,7 +59,7 @@ fn secrets_are_only_where_they_were_asked_to_be() {
         .to_vec();
 
     let mut landfall = desk.landfall(&private_key).spawn().unwrap();
-    let here = WatchHere::begin(marks.clone(), landfall.id());
+    let here = WatchHere::begin(marks.clone(), &desk.operator, landfall.id());
     let there = WatchThere::begin(&desk.machine);
     // the old system is at its end, and was told a password
     desk.wait_for(&mut landfall, r#""step":"kexec","kind":"progress""#);
@@ -245,15 +245,16 @@ struct WatchHere {
 }
 
 impl WatchHere {
-    /// `landfall` is the one process that was given secrets in its environment.
-    fn begin(marks: Vec<String>, landfall: u32) -> Self {
+    /// `landfall` is the one process of this operator that was given secrets in its environment.
+    fn begin(marks: Vec<String>, operator: &Operator, landfall: u32) -> Self {
         let over = Arc::new(AtomicBool::new(false));
+        let ours = format!("XDG_STATE_HOME={}", operator.state().display());
         let thread = std::thread::spawn({
             let over = Arc::clone(&over);
             move || {
                 let mut found = Vec::new();
                 while !over.load(Ordering::Relaxed) {
-                    look_at_processes(&marks, landfall, &mut found);
+                    look_at_processes(&marks, landfall, &ours, &mut found);
                     // its end is the pause between two looks
                     let _ = patience::until("the next look", PAUSE, || Ok(None::<()>));
                 }
@@ -270,23 +271,31 @@ impl WatchHere {
     }
 }
 
-fn look_at_processes(marks: &[String], landfall: u32, found: &mut Vec<String>) {
+/// `landfall` may have them in its environment: itself, and its children for as long as they are still its image. Environments of others than `ours` are those of other tests.
+fn look_at_processes(marks: &[String], landfall: u32, ours: &str, found: &mut Vec<String>) {
+    let given = fs::read(format!("/proc/{landfall}/cmdline")).unwrap_or_default();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.parse::<u32>().is_err() || name == std::process::id().to_string() {
             continue;
+        }
+        // whoever has ended meanwhile is not there any more
+        let read = |room| fs::read(entry.path().join(room)).unwrap_or_default();
+        // the words first: who is another program by the time of the second look is looked at again
+        let (words, environ) = (read("cmdline"), read("environ"));
+        let environ = String::from_utf8_lossy(&environ).into_owned();
+        let own = name == landfall.to_string() || words == given;
+        let seen = match own || !environ.contains(ours) {
+            true => vec![("words", String::from_utf8_lossy(&words).into_owned())],
+            false => vec![
+                ("words", String::from_utf8_lossy(&words).into_owned()),
+                ("environment", environ),
+            ],
         };
-        let given = pid == landfall || pid == std::process::id();
-        let rooms: &[&str] = if given {
-            &["cmdline"]
-        } else {
-            &["cmdline", "environ"]
-        };
-        for room in rooms {
-            // whoever has ended meanwhile is not there any more
-            let bytes = fs::read(entry.path().join(room)).unwrap_or_default();
-            let text = String::from_utf8_lossy(&bytes);
+        for (room, text) in seen {
             for mark in marks.iter().filter(|mark| text.contains(*mark)) {
-                found.push(format!("{mark} in {room} of {}", text.replace('\0', " ")));
+                let words = String::from_utf8_lossy(&words).replace('\0', " ");
+                found.push(format!("{mark} in the {room} of {words}"));
             }
         }
     }
