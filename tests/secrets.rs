@@ -274,6 +274,11 @@ impl WatchHere {
 /// `landfall` may have them in its environment: itself, and its children for as long as they are still its image. Environments of others than `ours` are those of other tests.
 fn look_at_processes(marks: &[String], landfall: u32, ours: &str, found: &mut Vec<String>) {
     let given = fs::read(format!("/proc/{landfall}/cmdline")).unwrap_or_default();
+    // the rig's own shell prepares a store first, with what landfall is given
+    let program = fs::read_link(format!("/proc/{landfall}/exe")).unwrap_or_default();
+    if !program.ends_with("landfall") {
+        return;
+    }
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.parse::<u32>().is_err() || name == std::process::id().to_string() {
