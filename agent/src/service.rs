@@ -27,6 +27,7 @@ pub(crate) struct Service {
 
 type Reply<T> = Result<Response<T>, Status>;
 type Reports = Pin<Box<dyn Stream<Item = Result<v1::Report, Status>> + Send>>;
+type Pieces = Pin<Box<dyn Stream<Item = Result<v1::Piece, Status>> + Send>>;
 type Frames = Pin<Box<dyn Stream<Item = Result<v1::Frame, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -167,6 +168,12 @@ impl Agent for Service {
         Ok(Response::new(v1::ReleaseReply { released }))
     }
 
+    type GatherStream = Pieces;
+
+    async fn gather(&self, _: Request<v1::GatherRequest>) -> Reply<Pieces> {
+        Err(Status::unimplemented("nothing is gathered yet"))
+    }
+
     type LaneStream = Frames;
 
     async fn lane(&self, request: Request<Streaming<v1::Frame>>) -> Reply<Frames> {
@@ -238,6 +245,7 @@ mod tests {
                 system: None,
                 nix: NixSettings::default(),
                 reboot: false,
+                keep_journal: false,
             }),
         };
         session.start(order).unwrap();

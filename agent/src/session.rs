@@ -344,6 +344,7 @@ mod tests {
                 system: None,
                 nix: NixSettings::default(),
                 reboot: false,
+                keep_journal: false,
             }),
         }
     }

@@ -132,6 +132,11 @@ pub struct Disk {
     pub serial: Option<String>,
     /// Whether it is marked read-only.
     pub read_only: bool,
+    /// BLAKE3 of its first MiB, hex: another one means that somebody has written a partition table or a signature.
+    ///
+    /// None where it could not be read. Every new table is another one, since its identifiers are made at random.
+    #[serde(default)]
+    pub beginning: Option<String>,
     /// What is on it.
     pub parts: Vec<Part>,
 }

@@ -117,6 +117,9 @@ pub struct Kexec {
     pub extra_flags: String,
     /// Public key line that may log in as root to the installer, besides those of the old system.
     pub authorized_key: String,
+    /// Seconds without contact after which an installer whose disks are untouched boots the old system again; 0 for never.
+    #[serde(default)]
+    pub return_after: u64,
 }
 
 /// Partition, install, reboot: the parts that are there, in this order.
@@ -135,6 +138,9 @@ pub struct Install {
     pub nix: NixSettings,
     /// Reboot at the end.
     pub reboot: bool,
+    /// Leave the run's journal on the installed system.
+    #[serde(default)]
+    pub keep_journal: bool,
 }
 
 /// Running a script made by disko.
@@ -146,6 +152,11 @@ pub struct Disko {
     pub mode: DiskoMode,
     /// The disks it may change, as they were when a person agreed; empty when they are not known.
     pub disks: Vec<ConsentedDisk>,
+    /// The script that mounts what `script` made, where this run may have run that before, in a boot that is over.
+    ///
+    /// `script` is then run only where the disks are still as they were when a person agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<StorePath>,
 }
 
 /// What a disko script does.
@@ -169,6 +180,9 @@ pub struct ConsentedDisk {
     pub size: u64,
     /// Serial number, where the disk has one.
     pub serial: Option<String>,
+    /// What its first bytes were, as [`Disk::beginning`](crate::facts::Disk::beginning).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beginning: Option<String>,
 }
 
 /// Installing a system.
@@ -611,6 +625,7 @@ mod tests {
             system: None,
             nix: NixSettings::default(),
             reboot: true,
+            keep_journal: false,
         };
         assert_eq!(install.plan(), ["inspect", "seal", "reboot"]);
         install.keys = vec!["/tmp/secret.key".parse().unwrap()];

@@ -265,14 +265,18 @@ mod tests {
             |(device, size, serial)| ConsentedDisk {
                 device,
                 size,
+                beginning: serial.clone(),
                 serial,
             },
         );
-        (path(), mode, vec(disk, 0..3)).prop_map(|(script, mode, disks)| Disko {
-            script,
-            mode,
-            disks,
-        })
+        (path(), mode, vec(disk, 0..3), option::of(path())).prop_map(
+            |(script, mode, disks, again)| Disko {
+                script,
+                mode,
+                disks,
+                again,
+            },
+        )
     }
 
     fn system() -> impl Strategy<Value = System> {
@@ -296,12 +300,13 @@ mod tests {
     }
 
     fn order() -> impl Strategy<Value = Order> {
-        let kexec = (blob(), any::<String>(), any::<String>()).prop_map(
-            |(image, extra_flags, authorized_key)| {
+        let kexec = (blob(), any::<String>(), any::<String>(), any::<u64>()).prop_map(
+            |(image, extra_flags, authorized_key, return_after)| {
                 Job::Kexec(Kexec {
                     image,
                     extra_flags,
                     authorized_key,
+                    return_after,
                 })
             },
         );
@@ -317,15 +322,18 @@ mod tests {
             option::of(system()),
             nix,
         );
-        let install = (parts, any::<bool>()).prop_map(|((keys, disko, system, nix), reboot)| {
-            Job::Install(Install {
-                keys,
-                disko,
-                system,
-                nix,
-                reboot,
-            })
-        });
+        let install = (parts, any::<bool>(), any::<bool>()).prop_map(
+            |((keys, disko, system, nix), reboot, keep_journal)| {
+                Job::Install(Install {
+                    keys,
+                    disko,
+                    system,
+                    nix,
+                    reboot,
+                    keep_journal,
+                })
+            },
+        );
         let run = any::<[u8; 16]>().prop_map(RunId::from_bytes);
         (run, prop_oneof![kexec, install]).prop_map(|(run, job)| Order { run, job })
     }

@@ -16,6 +16,9 @@ use super::{Machine, mounts::Mount, mounts::unescape, signature::Signature};
 /// Kernel names that are no disks one installs on: loop, RAM, compressed RAM, optical, floppy, and what lies on disks.
 const NO_DISKS: &[&str] = &["loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "zd"];
 
+/// Holds a partition table of any kind and the signatures of most file systems.
+const BEGINNING: u64 = 1 << 20;
+
 /// sysfs counts in units of 512 bytes, whatever the disk's own sectors are.
 const SECTOR: u64 = 512;
 
@@ -114,6 +117,14 @@ impl Machine {
         Ok(code)
     }
 
+    /// Returns the hash of a disk's first bytes, where it can be read. Blocks.
+    fn beginning(&self, name: &str) -> Option<String> {
+        let mut bytes = Vec::new();
+        let disk = File::open(self.at(&format!("/dev/{name}"))).ok()?;
+        disk.take(BEGINNING).read_to_end(&mut bytes).ok()?;
+        Some(blake3::hash(&bytes).to_hex().to_string())
+    }
+
     /// Returns the kernel's name of a block device, given as `major:minor`.
     pub fn block_of_numbers(&self, numbers: &str) -> Option<String> {
         let link = std::fs::read_link(self.at(&format!("/sys/dev/block/{numbers}"))).ok()?;
@@ -156,6 +167,7 @@ impl Machine {
             model: self.word(&format!("/sys/class/block/{name}/device/model")),
             serial: self.serial(name),
             read_only: self.word(&format!("/sys/class/block/{name}/ro")).as_deref() == Some("1"),
+            beginning: self.beginning(name),
             parts: parts
                 .iter()
                 .map(|part| self.part(part, mounts, swaps))
@@ -388,6 +400,7 @@ mod tests {
                 device: device.to_owned(),
                 size,
                 serial: serial.map(str::to_owned),
+                beginning: None,
             };
             assert_eq!(machine.changed_since_consent(&agreed).as_deref(), expected);
         };

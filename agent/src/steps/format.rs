@@ -183,11 +183,13 @@ mod tests {
             device: "/dev/vda".to_owned(),
             size: 1 << 30,
             serial: Some(serial.to_owned()),
+            beginning: None,
         };
         let order = Disko {
             script: SCRIPT.parse().unwrap(),
             mode,
             disks: vec![disk],
+            again: None,
         };
         let tools = ToolsReady {
             script: order.script.clone(),

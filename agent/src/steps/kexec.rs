@@ -267,6 +267,7 @@ mod tests {
             image: blob(4096),
             extra_flags: extra_flags.to_owned(),
             authorized_key: "ssh-ed25519 AAAA run".to_owned(),
+            return_after: 0,
         };
         let (machine, name) = (stage.machine(), RunId::from_bytes([7; 16]));
         run(&Kexec {

@@ -52,6 +52,7 @@ impl Step for Kexec<'_> {
             image: image.blob.clone(),
             extra_flags: self.desk.request.kexec.extra_flags.clone(),
             authorized_key: self.desk.login.key.clone(),
+            return_after: 0,
         });
         self.desk.order(job).await?;
         self.desk.send(image.path.clone(), &image.blob, cx).await?;

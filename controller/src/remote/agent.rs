@@ -258,6 +258,7 @@ impl Link {
         let request = v1::ReleaseRequest {
             run_id: run.to_string(),
             next,
+            ahead: false,
         };
         let reply = self
             .call(CALL, |mut client: Client| {
@@ -271,7 +272,11 @@ impl Link {
     /// Lets go of a machine: of the run that ended there, or, where none was begun, of the agent itself.
     pub async fn leave(&self, run: Option<&RunId>, next: u64) {
         let run_id = run.map(RunId::to_string).unwrap_or_default();
-        let request = v1::ReleaseRequest { run_id, next };
+        let request = v1::ReleaseRequest {
+            run_id,
+            next,
+            ahead: false,
+        };
         // an agent that is gone already was meant to be
         let _ = self
             .call(CALL, |mut client: Client| {

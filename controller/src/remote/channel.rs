@@ -78,6 +78,7 @@ pub(super) fn introduction(controller: u64) -> HelloRequest {
         protocol_max: version::PROTOCOL_MAX,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         controller,
+        only_looks: false,
     }
 }
 

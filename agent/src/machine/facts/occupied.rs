@@ -114,6 +114,7 @@ mod tests {
                 },
                 extra_flags: String::new(),
                 authorized_key: String::new(),
+                return_after: 0,
             }),
         };
         let machine = stage.machine();

@@ -207,6 +207,7 @@ fn consented(device: &str, disk: &Disk) -> ConsentedDisk {
         device: device.to_owned(),
         size: disk.size,
         serial: disk.serial.clone(),
+        beginning: disk.beginning.clone(),
     }
 }
 

@@ -97,6 +97,7 @@ impl Prepared {
             system: self.system.clone(),
             nix: self.nix.clone(),
             reboot: self.reboot,
+            keep_journal: false,
         })
     }
 
@@ -108,6 +109,7 @@ impl Prepared {
                 script,
                 mode: request.disko_mode,
                 disks: self.disks.clone().unwrap_or_default(),
+                again: None,
             });
         }
         if let Some((toplevel, origin)) = outputs.system {
