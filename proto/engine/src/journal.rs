@@ -17,6 +17,8 @@ use landfall_proto::{
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::copy::Copy;
+
 /// Version of the format; another one is refused.
 const FORMAT: u32 = 1;
 /// Largest journal that is read, in bytes. A run writes a few dozen lines.
@@ -167,6 +169,7 @@ impl FileStore {
 #[derive(Debug)]
 pub struct Journal<S> {
     store: S,
+    copy: Option<Copy>,
     /// What the run is.
     pub header: Header,
     /// What has happened so far.
@@ -192,10 +195,7 @@ impl Journal<FileStore> {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
-        let whole = bytes
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |at| at + 1);
+        let whole = whole(&bytes);
         if whole < bytes.len() {
             file.set_len(whole as u64).map_err(io)?;
             file.sync_data().map_err(io)?;
@@ -214,6 +214,7 @@ impl Journal<FileStore> {
         check_header(path, &found, &header)?;
         Ok(Self {
             store,
+            copy: None,
             header: found,
             marks,
         })
@@ -226,6 +227,7 @@ impl<S: Store> Journal<S> {
         store.append(&line(&header))?;
         Ok(Self {
             store,
+            copy: None,
             header,
             marks: Vec::new(),
         })
@@ -235,8 +237,73 @@ impl<S: Store> Journal<S> {
     pub fn append(&mut self, mark: Mark) -> Result<(), JournalError> {
         self.store.append(&line(&mark))?;
         self.marks.push(mark);
+        // what cannot be copied now comes with the next mark
+        let _ = self.copy_out();
         Ok(())
     }
+
+    /// Keeps a copy at `path` from now on, replaced whole with each mark; its folder must be there.
+    pub(crate) fn keep_copy(&mut self, path: &Path) -> io::Result<()> {
+        self.copy = Some(Copy::at(path));
+        self.copy_out()
+    }
+
+    /// Keeps no copy any more, and removes the one there is unless it shall stay.
+    pub(crate) fn end_copy(&mut self, stays: bool) -> io::Result<()> {
+        match self.copy.take() {
+            Some(copy) if !stays => copy.remove(),
+            _ => Ok(()),
+        }
+    }
+
+    fn copy_out(&self) -> io::Result<()> {
+        let Some(copy) = &self.copy else {
+            return Ok(());
+        };
+        let mut lines = line(&self.header);
+        self.marks.iter().for_each(|mark| lines.extend(line(mark)));
+        copy.write(&lines)
+    }
+}
+
+/// Reads a journal without taking it up: its header and its whole lines; nothing where there is none.
+///
+/// Changes nothing, not even a torn last line, which is passed over.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the journal is the one file the engine may touch"
+)]
+pub fn read(path: &Path) -> Result<Option<(Header, Vec<Mark>)>, JournalError> {
+    let io = |source| JournalError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(io)?,
+    };
+    let size = file.metadata().map_err(io)?.len();
+    if size > SIZE_MAX {
+        return Err(JournalError::TooLarge {
+            path: path.to_owned(),
+            size,
+        });
+    }
+    let mut bytes = Vec::new();
+    file.take(SIZE_MAX).read_to_end(&mut bytes).map_err(io)?;
+    let whole = whole(&bytes);
+    match whole {
+        0 => Ok(None),
+        whole => parse(path, &bytes[..whole]).map(Some),
+    }
+}
+
+/// Returns how many bytes the lines have that are whole.
+fn whole(bytes: &[u8]) -> usize {
+    bytes
+        .iter()
+        .rposition(|&byte| byte == b'\n')
+        .map_or(0, |at| at + 1)
 }
 
 #[cfg(test)]
@@ -251,6 +318,7 @@ impl<S: Store> Journal<S> {
         check_header(path, &found, &header)?;
         Ok(Self {
             store,
+            copy: None,
             header: found,
             marks,
         })

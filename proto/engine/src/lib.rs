@@ -8,6 +8,8 @@ pub mod run;
 
 pub mod journal;
 
+mod copy;
+
 pub mod board;
 
 #[cfg(test)]

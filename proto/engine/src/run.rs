@@ -1,6 +1,6 @@
 //! Runs a plan step by step: recovers or runs, journals, then tells.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use landfall_proto::{
     event::{Kind, Outcome},
@@ -49,6 +49,19 @@ impl<S: Store> Run<S> {
             run.mark(None, Kind::Resumed, None)?;
         }
         Ok(run)
+    }
+
+    /// Keeps a copy of the journal at `path` from now on, in a folder that is there.
+    ///
+    /// It never fails the run. Where it cannot be written now, the next event tries again.
+    pub fn keep_copy(&mut self, path: &Path) {
+        let _ = self.journal.keep_copy(path);
+    }
+
+    /// Ends the copy of the journal: it is removed, or stays as it is now.
+    pub fn end_copy(&mut self, stays: bool) {
+        // one that cannot be removed says nothing that is wrong
+        let _ = self.journal.end_copy(stays);
     }
 
     /// Returns the board on which this run is told.

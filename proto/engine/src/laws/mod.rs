@@ -24,6 +24,8 @@ use crate::{
     step::{Context, Done, Repeat, Step},
 };
 
+mod copied;
+
 mod killed;
 
 mod refused;
