@@ -107,6 +107,7 @@ const TABLE: &[Row] = &[
     flag(&["-y", "--yes"]),
     flag(&["--fresh"]),
     flag(&["--no-verify"]),
+    flag(&["--keep-journal"]),
     flag(&["--vm-test"]),
     last(&["--kexec"], "image.tar.gz").wrong(&["ftp://h/x", "https://", "file:///x"]),
     last(&["--kexec-extra-flags"], "--no-sync"),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use engine::{journal::Store, run::Run};
 use landfall_proto::{
     failure::Failure,
-    order::{self, DiskoMode, Job, Order},
+    order::{self, DiskoMode, Job, Order, RunId},
     report::Status,
 };
 
@@ -16,8 +16,8 @@ use crate::{
     deliveries::Arrivals,
     machine::Machine,
     steps::{
-        Copy, Files, Format, Formatted, Image, Inspect, Install, Kexec, Keys, Mount, MountOnly,
-        Reboot, Seal, Tools,
+        Copy, Files, Format, FormatAgain, Formatted, Image, Inspect, Install, Kexec, Keys, Mount,
+        MountOnly, Reboot, Seal, Tools,
     },
 };
 
@@ -30,7 +30,9 @@ pub(crate) async fn tell(
 ) -> Result<(), Failure> {
     match &order.job {
         Job::Kexec(kexec) => leave(&mut run, order, kexec, machine, deliveries).await?,
-        Job::Install(install) => self::install(&mut run, install, machine, deliveries).await?,
+        Job::Install(install) => {
+            self::install(&mut run, order, install, machine, deliveries).await?;
+        }
     }
     run.finish()
 }
@@ -64,6 +66,7 @@ async fn leave(
 /// Installs from the installer: the parts that were ordered.
 async fn install(
     run: &mut Run<impl Store>,
+    order: &Order,
     install: &order::Install,
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
@@ -81,7 +84,10 @@ async fn install(
 
     // from here on the disks are not what they were
     let formatted = match &install.disko {
-        Some(disko) => Some((format(run, disko, machine, deliveries).await?, disko.mode)),
+        Some(disko) => {
+            let formatted = format(run, &order.run, disko, machine, deliveries).await?;
+            Some((formatted, disko.mode))
+        }
         None => None,
     };
     let formatted = formatted
@@ -91,6 +97,10 @@ async fn install(
     // a script that only creates what is missing may leave nothing mounted, and need not when nothing is installed
     if install.disko.is_some() || install.system.is_some() {
         let mounts = run.step(&Mount { machine, formatted }).await?;
+        // from here on a power cut does not take it away
+        if let Some(place) = machine.place_on_target().await {
+            run.keep_copy(&place);
+        }
         if let Some(system) = &install.system {
             let toplevel = &system.toplevel;
             run.step(&Copy {
@@ -117,6 +127,8 @@ async fn install(
         }
     }
 
+    // nothing is left of which a later boot would have to know
+    run.end_copy(install.keep_journal);
     if install.reboot {
         let sealed = run
             .step(&Seal {
@@ -142,6 +154,7 @@ fn is_over(run: &Run<impl Store>, step: &str) -> bool {
 
 async fn format(
     run: &mut Run<impl Store>,
+    id: &RunId,
     disko: &order::Disko,
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
@@ -151,6 +164,7 @@ async fn format(
             machine,
             deliveries,
             script: &disko.script,
+            again: disko.again.as_ref(),
         })
         .await?;
     let format = Format {
@@ -158,8 +172,16 @@ async fn format(
         order: disko,
         tools: &tools,
     };
-    match disko.mode {
-        DiskoMode::Mount => run.step(&MountOnly(format)).await,
-        DiskoMode::Disko | DiskoMode::Format => run.step(&format).await,
+    match (disko.mode, &disko.again) {
+        (DiskoMode::Mount, _) => run.step(&MountOnly(format)).await,
+        (DiskoMode::Disko | DiskoMode::Format, Some(script)) => {
+            run.step(&FormatAgain {
+                format,
+                script,
+                run: id,
+            })
+            .await
+        }
+        (DiskoMode::Disko | DiskoMode::Format, None) => run.step(&format).await,
     }
 }

@@ -199,6 +199,7 @@ async fn set_up(request: Request, begun: &Begun, screen: &Screen) -> Result<SetU
             .caused_by(&error)
             .code("LF0901")
     })?;
+    let past = Past::of(&journal.marks);
     let run_of = Run::begin(journal, CancellationToken::new())?;
     // where the machine stands is known before anything else can fail
     screen.remember(&run_of.board().report_since(0, 0).0);
@@ -214,7 +215,6 @@ async fn set_up(request: Request, begun: &Begun, screen: &Screen) -> Result<SetU
             made
         }
     };
-    let past = Past::of(&run_of.board().state());
     let mut desk = Desk::new(
         request,
         run,

@@ -141,6 +141,13 @@ pub struct Disk {
     pub parts: Vec<Part>,
 }
 
+impl Disk {
+    /// Whether a path of the configuration leads here.
+    pub fn is_called(&self, path: &str) -> bool {
+        self.device == path || self.links.iter().any(|link| link == path)
+    }
+}
+
 /// Something on a disk: a partition, or the disk itself where it has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

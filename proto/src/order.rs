@@ -154,7 +154,7 @@ pub struct Disko {
     pub disks: Vec<ConsentedDisk>,
     /// The script that mounts what `script` made, where this run may have run that before, in a boot that is over.
     ///
-    /// `script` is then run only where the disks are still as they were when a person agreed.
+    /// `script` is then not run at all: what it made is looked for on the disks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<StorePath>,
 }

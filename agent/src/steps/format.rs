@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::ToolsReady;
 use crate::machine::{Machine, TARGET, command::Command};
 
-const NAME: &str = "format";
+pub(super) const NAME: &str = "format";
 
 /// Runs a script that may erase disks: once, and only on the disks that were agreed to.
 #[derive(Debug)]

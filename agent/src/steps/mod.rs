@@ -10,6 +10,7 @@ use landfall_proto::{
     order::{Blob, Input},
 };
 
+mod again;
 mod copy;
 mod files;
 mod format;
@@ -25,6 +26,7 @@ mod rehearsal;
 mod seal;
 mod tools;
 
+pub use again::FormatAgain;
 pub use copy::{Copied, Copy};
 pub use files::{Files, Placed};
 pub use format::{Format, Formatted, MountOnly};

@@ -19,6 +19,8 @@ pub struct Tools<'a, D> {
     pub deliveries: &'a D,
     /// The script.
     pub script: &'a StorePath,
+    /// The one that mounts what it made in an earlier boot.
+    pub again: Option<&'a StorePath>,
 }
 
 /// A script that is complete in the installer's store.
@@ -36,15 +38,13 @@ impl<D: Deliveries> Step for Tools<'_, D> {
     async fn run(&self, cx: &Context) -> Result<Done<ToolsReady>, Failure> {
         cx.waiting("the disko script");
         self.deliveries.input(Input::DiskoScript).await?;
-        if !self
-            .machine
-            .store_has(StoreRoot::Installer, self.script)
-            .await?
-        {
-            return Err(Failure::new(format!("cannot use {}", self.script))
-                .because("it is not complete in the installer's store")
-                .hint("run the same command again; it sends what is missing")
-                .code("LF1302"));
+        for script in [Some(self.script), self.again].into_iter().flatten() {
+            if !self.machine.store_has(StoreRoot::Installer, script).await? {
+                return Err(Failure::new(format!("cannot use {script}"))
+                    .because("it is not complete in the installer's store")
+                    .hint("run the same command again; it sends what is missing")
+                    .code("LF1302"));
+            }
         }
         Ok(Done::new(ToolsReady {
             script: self.script.clone(),
@@ -52,10 +52,12 @@ impl<D: Deliveries> Step for Tools<'_, D> {
     }
 
     async fn still_true(&self, proof: &ToolsReady) -> bool {
-        let found = self
-            .machine
-            .store_has(StoreRoot::Installer, &proof.script)
-            .await;
-        found.unwrap_or(false) && proof.script == *self.script
+        for script in [Some(&proof.script), self.again].into_iter().flatten() {
+            let found = self.machine.store_has(StoreRoot::Installer, script).await;
+            if !found.unwrap_or(false) {
+                return false;
+            }
+        }
+        proof.script == *self.script
     }
 }

@@ -65,6 +65,7 @@ impl CheckArgs {
             fresh: false,
             compat: false,
             verify: false,
+            keep_journal: false,
             reconnect_timeout: way.reconnect_timeout,
             output,
             remarks,

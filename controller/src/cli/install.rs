@@ -101,6 +101,9 @@ struct WorkArgs {
     /// Do not wait for the installed system to come up
     #[arg(long)]
     no_verify: bool,
+    /// Leave the run's journal on the installed system, in `/nix/var/landfall`
+    #[arg(long)]
+    keep_journal: bool,
     /// Install nothing: test the configuration and its disks in a virtual machine here
     #[arg(long)]
     vm_test: bool,
@@ -181,6 +184,7 @@ impl InstallArgs {
             fresh: self.work.fresh,
             compat,
             verify: !self.work.no_verify,
+            keep_journal: self.work.keep_journal,
             reconnect_timeout: way.reconnect_timeout,
             output,
             remarks,

@@ -53,6 +53,12 @@ pub struct Reached {
     pub installer: bool,
     /// Run that booted it by kexec, empty for none.
     pub kexec_marker: String,
+    /// Whether its agent knew of this run: the journal there has what was done.
+    #[serde(default)]
+    pub knows_run: bool,
+    /// Whether it is the installed system, so that nothing is left to be done to it. No agent was brought there.
+    #[serde(default)]
+    pub installed: bool,
 }
 
 /// The agent that is being talked to.
@@ -103,6 +109,8 @@ impl Desk {
             arch,
             installer: hello.installer,
             kexec_marker: hello.kexec_marker,
+            knows_run: hello.run_id == self.run.as_str(),
+            installed: false,
         };
         *self.agent.lock().await = Some(self.attend(link));
         if reached.installer && reached.kexec_marker == self.run.as_str() {

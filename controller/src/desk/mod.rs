@@ -8,22 +8,23 @@ mod agent;
 mod deliver;
 mod leave;
 mod login;
+mod past;
 
 use std::path::PathBuf;
 
 use landfall_proto::{
+    facts::Facts,
     failure::Failure,
-    order::{KeyPath, RunId},
-    report::{RunState, Status},
+    order::{DiskoMode, KeyPath, RunId},
 };
 use tokio::sync::{Mutex, watch};
 
 use self::agent::{Agent, Landing};
-pub use self::{agent::Reached, login::Login};
+pub use self::{agent::Reached, login::Login, past::Past};
 use crate::{
     local::{keys::Credentials, nix::Nix, secret::Secret, state::RunFolder},
     remote::{link::LinkView, ssh::Ssh},
-    request::Request,
+    request::{Phase, Request},
     screen::Screen,
 };
 
@@ -52,31 +53,6 @@ pub struct Desk {
     pub keys: Mutex<Vec<(KeyPath, Secret)>>,
     agent: Mutex<Option<Agent>>,
     landing: Mutex<Option<Landing>>,
-}
-
-/// What earlier processes of this run have done, as the journal says.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Past {
-    /// The machine was told to boot the installed system: nothing is left but to look at it.
-    pub rebooted: bool,
-    /// The machine was told to boot the installer.
-    pub kexec_begun: bool,
-    /// The agent was told to change the disks.
-    pub disks_begun: bool,
-}
-
-impl Past {
-    /// Reads it from the state of a run that is taken up.
-    pub fn of(state: &RunState) -> Self {
-        let step = |name| state.step(name);
-        let over = |name| step(name).is_some_and(|s| matches!(s.status, Status::Finished(_)));
-        let begun = |name| step(name).is_some_and(|s| s.attempt > 0);
-        Self {
-            rebooted: over("reboot"),
-            kexec_begun: begun("kexec"),
-            disks_begun: begun("disko") || begun("install"),
-        }
-    }
 }
 
 impl Desk {
@@ -110,6 +86,15 @@ impl Desk {
     /// Returns the nix of this machine.
     pub fn nix(&self) -> Result<Nix, Failure> {
         Nix::new(self.request.nix.clone())
+    }
+
+    /// Whether this run may have formatted in an earlier boot of the machine, of which its agent knows nothing any more.
+    ///
+    /// Disks that begin as they did when somebody agreed were not formatted.
+    pub fn follows(&self, machine: &Reached, facts: &Facts) -> bool {
+        let erases =
+            self.request.phases.has(Phase::Disko) && self.request.disko_mode != DiskoMode::Mount;
+        erases && self.past.disks_begun && !machine.knows_run && !self.past.left_alone(&facts.disks)
     }
 
     /// Whether an earlier process of this run has pinned the host key.

@@ -29,6 +29,7 @@ impl Step for Build<'_> {
         self.machine.check_installer()?;
         let facts = self.desk.inspect().await?;
         let mut bench = Bench::new(self.desk, &facts, cx);
+        bench.follows = self.desk.follows(self.machine, &facts);
         let mut prepared = self.prepared.clone();
         let evaluated = bench.evaluate().await?;
         if self.desk.request.phases.has(Phase::Disko) {

@@ -50,16 +50,17 @@ impl Step for Connect<'_> {
             let reached = self.desk.reach(ssh, true, cx).await?;
             return Ok(Done::new(reached));
         }
-        let warning = if is_pinned {
-            self.check_past()?;
-            None
-        } else {
-            self.trust(cx).await?
+        if let Some(installed) = self.installed().await {
+            return Ok(Done::new(installed));
+        }
+        // a key that is named stands above the one that was seen before: a rescue system has another
+        let warning = match is_pinned && self.desk.fingerprints().is_empty() {
+            true => None,
+            false => self.trust(cx).await?,
         };
-        let reached = self
-            .desk
-            .reach(self.desk.pinned(self.desk.ssh()), true, cx)
-            .await?;
+        let ssh = self.desk.pinned(self.desk.ssh());
+        let reached = self.desk.reach(ssh, true, cx).await;
+        let reached = reached.map_err(|failure| self.after_the_disks(failure))?;
         Ok(match warning {
             Some(warning) => Done::warned(reached, warning),
             None => Done::new(reached),
@@ -73,16 +74,45 @@ impl Step for Connect<'_> {
 }
 
 impl Connect<'_> {
-    /// Refuses to begin anew what has changed the disks already.
-    fn check_past(&self) -> Result<(), Failure> {
-        if !self.desk.past.disks_begun {
-            return Ok(());
+    /// Returns the machine if it runs the system that an earlier command of this run has installed.
+    ///
+    /// It may have been booted before that command could see it: the power was cut, or somebody was faster.
+    async fn installed(&self) -> Option<Reached> {
+        let desk = self.desk;
+        let system = desk
+            .past
+            .system
+            .as_ref()
+            .filter(|_| desk.past.disks_begun)?;
+        for ssh in desk.installed_ssh(system) {
+            let Ok(machine) = upload::probe(&ssh).await else {
+                ssh.forget_first();
+                continue;
+            };
+            let runs_it = machine.system.as_deref() == Some(system.toplevel.as_str());
+            return match (runs_it, machine.arch(ssh.destination())) {
+                (true, Ok(arch)) if machine.variant != "installer" => Some(Reached {
+                    boot_id: machine.boot_id,
+                    arch,
+                    installer: false,
+                    kexec_marker: String::new(),
+                    knows_run: false,
+                    installed: true,
+                }),
+                _ => None,
+            };
         }
-        Err(Failure::new("refusing to begin the installation a second time")
-            .because("an earlier command of this run has begun to change the disks, and the installer it ran in does not answer")
-            .hint("if the installed system runs, all is done; look at the machine's console")
-            .hint("`--fresh` begins a new run, and erases the disks again")
-            .code("LF0903"))
+        None
+    }
+
+    /// Says what else may be the matter where an earlier command of this run has begun to change the disks.
+    fn after_the_disks(&self, failure: Failure) -> Failure {
+        if !self.desk.past.disks_begun {
+            return failure;
+        }
+        failure
+            .hint("the disks were begun: boot any Linux on the machine, or an installer, and run the same command again")
+            .hint("a rescue system has another host key: name it with `--host-key`")
     }
 
     /// Returns the way to the installer that an earlier process of this run booted, if it answers.

@@ -41,6 +41,12 @@ impl Step for Disko<'_> {
                     cx,
                 )
                 .await?;
+            if let (Some(script), Some(origin)) = (&disko.again, &self.prepared.again_origin) {
+                self.desk
+                    .nix()?
+                    .bring(script, origin, &socket.path(), cx)
+                    .await?;
+            }
             self.desk.supply(Input::DiskoScript).await?;
         }
         self.desk

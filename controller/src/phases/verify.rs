@@ -3,13 +3,9 @@
 use std::time::Duration;
 
 use engine::step::{Context, Done, Repeat, Step};
-use landfall_proto::failure::Failure;
+use landfall_proto::{failure::Failure, order::System};
 
-use super::prepare::Prepared;
-use crate::{
-    desk::{Desk, Reached},
-    remote::wait,
-};
+use crate::{desk::Desk, remote::wait};
 
 /// From the reboot to the first login: firmware of servers takes minutes.
 const BOOT: Duration = Duration::from_secs(900);
@@ -19,10 +15,10 @@ const BOOT: Duration = Duration::from_secs(900);
 pub struct Verify<'a> {
     /// What all phases share.
     pub desk: &'a Desk,
-    /// The installer.
-    pub machine: &'a Reached,
-    /// What was prepared.
-    pub prepared: &'a Prepared,
+    /// The boot that is over; empty where what answers was not told to boot just now.
+    pub old_boot: &'a str,
+    /// What was installed.
+    pub system: Option<&'a System>,
 }
 
 impl Step for Verify<'_> {
@@ -31,28 +27,18 @@ impl Step for Verify<'_> {
     type Proof = ();
 
     async fn run(&self, cx: &Context) -> Result<Done<()>, Failure> {
-        let Some(system) = &self.prepared.system else {
+        let Some(system) = self.system else {
             return Ok(Done::skipped((), "no system was installed"));
         };
         let desk = self.desk;
         if !desk.request.verify {
             return Ok(Done::skipped((), "`--no-verify`"));
         }
-        let keeps_key = system
-            .host_keys_to
-            .iter()
-            .any(|folder| folder.as_str() == "/etc/ssh");
-        let known = desk.folder.path().join("installed_known_hosts");
-        let ways = desk.installed_ssh().into_iter().map(|ssh| match keeps_key {
-            true => desk.pinned(ssh),
-            // the first boot makes new keys: whoever logs in with our key, knows the system and is not the installer
-            false => ssh.accepting(&known, &desk.alias()),
-        });
-        let ways: Vec<_> = ways.collect();
+        let ways = desk.installed_ssh(system);
         let toplevel = system.toplevel.as_str();
         let found = wait::for_boot(
             &ways,
-            &self.machine.boot_id,
+            self.old_boot,
             BOOT,
             |machine| match (machine.variant.as_str(), machine.system.as_deref()) {
                 ("installer", _) => Err("an installer answers".to_owned()),

@@ -166,7 +166,7 @@ impl Ssh {
     }
 
     /// Forgets the key that was taken because it was the first: it was somebody else's. Pinned ones stay.
-    pub(super) fn forget_first(&self) {
+    pub fn forget_first(&self) {
         if let Some(HostKeys::Only {
             file, first: true, ..
         }) = &self.host_keys

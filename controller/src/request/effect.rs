@@ -74,6 +74,7 @@ impl Request {
                 "--extra-files",
                 "install",
             ),
+            (install && self.keep_journal, "--keep-journal", "install"),
             (install && !self.owners.is_empty(), "--chown", "install"),
             (
                 install && !self.host_keys_to.is_empty(),

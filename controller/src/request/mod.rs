@@ -72,6 +72,8 @@ pub struct Request {
     pub compat: bool,
     /// Whether the installed system is waited for and looked at.
     pub verify: bool,
+    /// Whether the journal of the run stays on the installed system.
+    pub keep_journal: bool,
     /// For how long a lost link is tried again.
     pub reconnect_timeout: Duration,
     /// What is shown, and where.

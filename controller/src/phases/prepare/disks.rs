@@ -52,7 +52,7 @@ impl Bench<'_> {
         self.check_keys(devices.as_ref()).await;
         let found = self.find_all(&devices.unwrap_or_default())?;
         self.consent(&found).await?;
-        Ok(Some(found))
+        Ok(Some(self.as_agreed(found)))
     }
 
     /// Looks for the disks again, now that everything can be evaluated, and asks only if they are others.
@@ -71,10 +71,18 @@ impl Bench<'_> {
         if agreed.is_none() {
             self.check_keys(Some(&devices)).await;
         }
-        if agreed != Some(&found) {
+        if !agreed.is_some_and(|agreed| same(agreed, &found)) {
             self.consent(&found).await?;
         }
-        Ok(found)
+        Ok(self.as_agreed(found))
+    }
+
+    /// Returns the disks as they were when somebody agreed, where an earlier command of this run was the one to ask.
+    fn as_agreed(&self, found: Vec<ConsentedDisk>) -> Vec<ConsentedDisk> {
+        match self.desk.past.agreed() {
+            Some(agreed) if same(agreed, &found) => agreed.to_vec(),
+            _ => found,
+        }
     }
 
     fn find_all(&mut self, devices: &Devices) -> Result<Vec<ConsentedDisk>, Failure> {
@@ -172,10 +180,17 @@ impl Bench<'_> {
     }
 }
 
+/// Whether these are the same disks, whatever is on them.
+fn same(some: &[ConsentedDisk], others: &[ConsentedDisk]) -> bool {
+    let bare = |disk: &ConsentedDisk| ConsentedDisk {
+        beginning: None,
+        ..disk.clone()
+    };
+    some.iter().map(bare).eq(others.iter().map(bare))
+}
+
 fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {
-    disks
-        .iter()
-        .find(|disk| disk.device == device || disk.links.iter().any(|link| link == device))
+    disks.iter().find(|disk| disk.is_called(device))
 }
 
 /// Whether a device is made of others: firmware RAID, multipath, a mapping.

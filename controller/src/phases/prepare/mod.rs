@@ -53,6 +53,9 @@ pub struct Prepared {
     pub disko: Option<order::Disko>,
     /// Where that comes from.
     pub disko_origin: Origin,
+    /// Where the script that mounts comes from, which the order names too; none where nothing was formatted before.
+    #[serde(default)]
+    pub again_origin: Option<Origin>,
     /// The system; none as long as it cannot be evaluated.
     pub system: Option<order::System>,
     /// Where that comes from.
@@ -63,6 +66,9 @@ pub struct Prepared {
     pub nix: NixSettings,
     /// Whether the machine is rebooted at the end.
     pub reboot: bool,
+    /// Whether the journal stays on the installed system.
+    #[serde(default)]
+    pub keep_journal: bool,
 }
 
 /// Packed extra files, kept with the run.
@@ -82,6 +88,8 @@ pub(super) struct Bench<'a> {
     pub(super) cx: &'a Context,
     /// Whether the machine runs the installer that this run booted.
     pub(super) booted_by_us: bool,
+    /// Whether an earlier boot of the machine may have formatted for this run: the disks are followed, not formatted.
+    pub(super) follows: bool,
     /// What should be known, a sentence each.
     pub(super) warnings: Vec<String>,
     /// What the configuration says of disks and caches, once it was evaluated.
@@ -97,7 +105,7 @@ impl Prepared {
             system: self.system.clone(),
             nix: self.nix.clone(),
             reboot: self.reboot,
-            keep_journal: false,
+            keep_journal: self.keep_journal,
         })
     }
 
@@ -105,11 +113,13 @@ impl Prepared {
     pub(super) fn set(&mut self, request: &Request, outputs: Outputs) {
         if let Some((script, origin)) = outputs.disko {
             self.disko_origin = origin;
+            let again = outputs.again.unzip();
+            self.again_origin = again.1;
             self.disko = Some(order::Disko {
                 script,
                 mode: request.disko_mode,
                 disks: self.disks.clone().unwrap_or_default(),
-                again: None,
+                again: again.0,
             });
         }
         if let Some((toplevel, origin)) = outputs.system {
@@ -140,6 +150,7 @@ impl Step for Prepare<'_> {
         let request = &self.desk.request;
         let mut bench = Bench::new(self.desk, self.facts, cx);
         bench.booted_by_us = self.machine.kexec_marker == self.desk.run.as_str();
+        bench.follows = self.desk.follows(self.machine, self.facts);
         // cheap things first: a wrong path should not be found after a long build
         if let Some(hardware) = &request.hardware {
             hardware::check(&hardware.path)?;
@@ -164,11 +175,13 @@ impl Step for Prepare<'_> {
             disks,
             disko: None,
             disko_origin: Origin::Copied,
+            again_origin: None,
             system: None,
             system_origin: Origin::Copied,
             archive,
             nix,
             reboot: request.phases.has(Phase::Reboot),
+            keep_journal: request.keep_journal,
         };
         if let Some(evaluated) = evaluated {
             prepared.set(request, bench.build(evaluated).await?);
@@ -189,6 +202,7 @@ impl<'a> Bench<'a> {
             facts,
             cx,
             booted_by_us: false,
+            follows: false,
             warnings: Vec::new(),
             seen: None,
         }

@@ -17,6 +17,8 @@ const SYSTEM: &str = "system.build.toplevel";
 #[derive(Debug, Clone, Default)]
 pub(in crate::phases) struct Evaluated {
     disko: Option<Made>,
+    /// The script that mounts what an earlier boot has formatted.
+    again: Option<Made>,
     system: Option<Made>,
 }
 
@@ -33,6 +35,7 @@ enum Made {
 #[derive(Debug, Clone, Default)]
 pub(in crate::phases) struct Outputs {
     pub(in crate::phases) disko: Option<(StorePath, Origin)>,
+    pub(in crate::phases) again: Option<(StorePath, Origin)>,
     pub(in crate::phases) system: Option<(StorePath, Origin)>,
 }
 
@@ -46,17 +49,21 @@ impl Bench<'_> {
         let nix = self.desk.nix()?;
         let script = request.phases.has(Phase::Disko);
         let script = script.then(|| script_of(request.disko_mode, request.disko_deps));
+        let again = self.follows;
+        let again = again.then(|| script_of(DiskoMode::Mount, request.disko_deps));
         let system = request.phases.has(Phase::Install);
         let system = system.then(|| SYSTEM.to_owned());
         match &request.source {
             Some(Source::Flake(flake)) => {
-                let wanted: Vec<String> = script.iter().chain(&system).cloned().collect();
+                let wanted = [&script, &again, &system];
+                let wanted: Vec<String> = wanted.into_iter().flatten().cloned().collect();
                 self.cx.waiting("the configuration to be evaluated");
                 let survey = nix.survey(flake, &wanted, self.cx).await?;
                 let mut made = survey.derivations.into_iter().map(Made::Now);
                 self.seen = Some((survey.devices, survey.caches));
                 Ok(Evaluated {
                     disko: script.and_then(|_| made.next()),
+                    again: again.and_then(|_| made.next()),
                     system: system.and_then(|_| made.next()),
                 })
             }
@@ -64,6 +71,9 @@ impl Bench<'_> {
                 disko: script_path,
                 system: system_path,
             }) => {
+                if again.is_some() {
+                    return Err(nothing_mounts());
+                }
                 let mut evaluated = Evaluated::default();
                 if script.is_some() {
                     evaluated.disko = Some(Made::Before(nix.check_path(script_path).await?));
@@ -103,6 +113,9 @@ impl Bench<'_> {
         let mut outputs = Outputs::default();
         if let Some(made) = evaluated.disko {
             outputs.disko = Some(self.output(&nix, made, there).await?);
+        }
+        if let Some(made) = evaluated.again {
+            outputs.again = Some(self.output(&nix, made, there).await?);
         }
         if let Some(made) = evaluated.system {
             outputs.system = Some(self.output(&nix, made, there).await?);
@@ -215,6 +228,16 @@ fn script_of(mode: DiskoMode, deps: bool) -> String {
 /// Whether a machine with this processor runs builders for a system, as far as its kernel is concerned.
 fn runs(machine: &str, system: &str) -> bool {
     system == format!("{machine}-linux") || (machine == "x86_64" && system == "i686-linux")
+}
+
+/// Paths that were named one by one have no script that only mounts.
+fn nothing_mounts() -> Failure {
+    Failure::new("refusing to format the disks a second time")
+        .because("an earlier command of this run has begun to change them, in a boot of the machine that is over")
+        .because("`--store-paths` names no script that mounts what the disko script made")
+        .hint("name it instead of the disko script, `config.system.build.mountScript`, in phases without format: `--phases kexec`, then mount by hand and `--phases install,reboot`")
+        .hint("`--fresh` begins a new run, and erases the disks again")
+        .code("LF0903")
 }
 
 fn unknown(derivation: &Derivation) -> Failure {
