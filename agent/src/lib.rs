@@ -10,6 +10,8 @@ pub mod tunnel;
 
 mod service;
 
+mod fence;
+
 mod session;
 
 mod deliveries;

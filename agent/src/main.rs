@@ -38,6 +38,9 @@ enum Command {
         /// Directory of the agent, in memory
         #[arg(long, default_value = "/run/landfall")]
         dir: PathBuf,
+        /// Let the controller in to an agent that serves already, and start none
+        #[arg(long)]
+        only_find: bool,
     },
     /// Join the standard streams to the agent
     Proxy {
@@ -94,7 +97,7 @@ fn run(command: Command) -> Result<(), Failure> {
             }
             runtime()?.block_on(serve::serve(&dir))
         }
-        Command::Spawn { dir } => {
+        Command::Spawn { dir, only_find } => {
             let mut text = String::new();
             // 64 KiB is many times what three certificates take
             std::io::stdin()
@@ -110,7 +113,7 @@ fn run(command: Command) -> Result<(), Failure> {
                     .caused_by(&error)
                     .code("LF1207")
             })?;
-            print(&runtime()?.block_on(serve::spawn(&dir, &credentials))?)
+            print(&runtime()?.block_on(serve::spawn(&dir, &credentials, only_find))?)
         }
         Command::Proxy { dir } => tunnel::proxy(&dir),
         Command::Facts { dir, leave } => {

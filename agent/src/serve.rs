@@ -116,19 +116,28 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
 }
 
 /// Starts an agent that outlives this login, or finds the one that runs, and returns once it answers.
-pub async fn spawn(dir: &Path, credentials: &Credentials) -> Result<Started, Failure> {
+///
+/// With `only_find` none is started, and nothing is changed where none runs.
+pub async fn spawn(
+    dir: &Path,
+    credentials: &Credentials,
+    only_find: bool,
+) -> Result<Started, Failure> {
     let machine = Machine::real(dir);
-    let runs = machine.lock()?.is_none();
-    let tls = dir.join("tls");
-    files::private_directory(&tls)?;
-    let parts = [
-        ("ca", &credentials.ca),
-        ("cert", &credentials.cert),
-        ("key", &credentials.key),
-    ];
-    for (name, text) in parts {
-        files::write(&tls.join(format!("{name}.pem")), text.as_bytes(), 0o600)?;
+    let nobody = || {
+        Failure::new("cannot find an agent")
+            .because(format!("none serves in {}", dir.display()))
+            .code("LF1207")
+    };
+    // the lock would make the folder
+    if only_find && !dir.exists() {
+        return Err(nobody());
     }
+    let runs = machine.lock()?.is_none();
+    if only_find && !runs {
+        return Err(nobody());
+    }
+    tunnel::admit(dir, credentials)?;
     if !runs {
         machine
             .start_agent(&machine::detach::own_program()?)

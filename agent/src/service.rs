@@ -10,9 +10,13 @@ use landfall_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::session::{Known, Session};
+use crate::{
+    fence::Refusal,
+    session::{Known, Session},
+};
 
 /// A reader gets light events at most this often.
 const PACE: Duration = Duration::from_millis(200);
@@ -43,7 +47,12 @@ impl Agent for Service {
                 hello.protocol_max
             )));
         };
-        self.session.attach(hello.controller);
+        let fence = self.session.fence();
+        let greeted = fence.greet(hello.controller, hello.only_looks);
+        if greeted.map_err(fenced_off)? {
+            let taken_back = self.session.take_back();
+            taken_back.map_err(|failure| refused(&failure))?;
+        }
         let here = self.session.here();
         Ok(Response::new(v1::HelloReply {
             protocol,
@@ -58,7 +67,8 @@ impl Agent for Service {
         }))
     }
 
-    async fn inspect(&self, _: Request<v1::InspectRequest>) -> Reply<v1::InspectReply> {
+    async fn inspect(&self, request: Request<v1::InspectRequest>) -> Reply<v1::InspectReply> {
+        self.looks(&request)?;
         let facts = self.session.inspect().await;
         Ok(Response::new(v1::InspectReply {
             facts: wire::facts_to_wire(&facts),
@@ -66,6 +76,7 @@ impl Agent for Service {
     }
 
     async fn start(&self, request: Request<v1::StartRequest>) -> Reply<v1::StartReply> {
+        self.acts(&request)?;
         let start = request.into_inner();
         let order = wire::order_from_wire(&start.order)
             .map_err(|error| Status::invalid_argument(whole(&error)))?;
@@ -90,10 +101,10 @@ impl Agent for Service {
     type WatchStream = Reports;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Reply<Reports> {
+        let reign = self.looks(&request)?;
         let watch = request.into_inner();
         self.check(&watch.run_id)?;
         let board = self.session.board().ok_or_else(unknown_run)?;
-        let epoch = self.session.epoch();
         let (reports, stream) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut cursor = (watch.next, watch.light);
@@ -114,8 +125,8 @@ impl Agent for Service {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = reports.closed() => return,
-                    () = epoch.cancelled() => {
-                        let _ = reports.send(Err(taken_over())).await;
+                    () = reign.cancelled() => {
+                        let _ = reports.send(Err(fenced_off(Refusal::Superseded))).await;
                         return;
                     }
                 }
@@ -125,6 +136,7 @@ impl Agent for Service {
     }
 
     async fn supply(&self, request: Request<v1::SupplyRequest>) -> Reply<v1::SupplyReply> {
+        self.acts(&request)?;
         let supply = request.into_inner();
         self.check(&supply.run_id)?;
         let input = Input::from_name(&supply.input)
@@ -134,6 +146,7 @@ impl Agent for Service {
     }
 
     async fn entrust(&self, request: Request<v1::EntrustRequest>) -> Reply<v1::EntrustReply> {
+        self.acts(&request)?;
         let mut entrust = request.into_inner();
         let key = wire::key_from_wire(&mut entrust);
         let (path, content) = key.map_err(|error| Status::invalid_argument(whole(&error)))?;
@@ -144,6 +157,7 @@ impl Agent for Service {
     }
 
     async fn describe(&self, request: Request<v1::DescribeRequest>) -> Reply<v1::DescribeReply> {
+        self.acts(&request)?;
         let (describer, program) = wire::describer_from_wire(request.get_ref())
             .map_err(|error| Status::invalid_argument(whole(&error)))?;
         let described = self.session.describe(describer, program).await;
@@ -152,34 +166,45 @@ impl Agent for Service {
     }
 
     async fn abort(&self, request: Request<v1::AbortRequest>) -> Reply<v1::AbortReply> {
+        self.acts(&request)?;
         self.check(&request.into_inner().run_id)?;
         self.session.abort();
         Ok(Response::new(v1::AbortReply {}))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Reply<v1::ReleaseReply> {
+        self.acts(&request)?;
         let release = request.into_inner();
         if release.run_id.is_empty() && self.session.run_id().is_none() {
             self.session.leave();
             return Ok(Response::new(v1::ReleaseReply { released: true }));
         }
         self.check(&release.run_id)?;
-        let released = self.session.release(release.next);
+        let released = match release.ahead {
+            true => {
+                let let_go = self.session.let_go();
+                let_go.map_err(|failure| refused(&failure))?;
+                true
+            }
+            false => self.session.release(release.next),
+        };
         Ok(Response::new(v1::ReleaseReply { released }))
     }
 
     type GatherStream = Pieces;
 
-    async fn gather(&self, _: Request<v1::GatherRequest>) -> Reply<Pieces> {
+    async fn gather(&self, request: Request<v1::GatherRequest>) -> Reply<Pieces> {
+        self.looks(&request)?;
         Err(Status::unimplemented("nothing is gathered yet"))
     }
 
     type LaneStream = Frames;
 
     async fn lane(&self, request: Request<Streaming<v1::Frame>>) -> Reply<Frames> {
+        let reign = self.acts(&request)?;
         let incoming = request.into_inner();
         let (frames, stream) = mpsc::channel(LANE_QUEUE);
-        let (mux, newer) = (self.session.mux(), self.session.new_lane());
+        let (mux, newer) = (self.session.mux(), self.session.new_lane(&reign));
         tokio::spawn(async move {
             tokio::select! {
                 _ = mux.lane(frames, incoming) => {}
@@ -191,6 +216,22 @@ impl Agent for Service {
 }
 
 impl Service {
+    /// Refuses calls of everybody but the controller that drives. What is returned ends when that is another one.
+    fn acts<T>(&self, request: &Request<T>) -> Result<CancellationToken, Status> {
+        self.session
+            .fence()
+            .acts(caller(request)?)
+            .map_err(fenced_off)
+    }
+
+    /// Refuses calls of controllers that were superseded. What is returned ends when the caller is.
+    fn looks<T>(&self, request: &Request<T>) -> Result<CancellationToken, Status> {
+        self.session
+            .fence()
+            .looks(caller(request)?)
+            .map_err(fenced_off)
+    }
+
     /// Refuses calls about a run that is not known here, so that nobody goes on asking.
     fn check(&self, run_id: &str) -> Result<(), Status> {
         let known = self.session.run_id();
@@ -203,8 +244,20 @@ fn unknown_run() -> Status {
     Status::not_found("no such run here")
 }
 
-fn taken_over() -> Status {
-    Status::aborted("a newer controller has taken over")
+/// Reads who calls.
+fn caller<T>(request: &Request<T>) -> Result<u64, Status> {
+    let number = request.metadata().get(wire::CONTROLLER);
+    number
+        .and_then(|number| number.to_str().ok()?.parse().ok())
+        .ok_or_else(|| Status::invalid_argument("the call does not say whose it is"))
+}
+
+fn fenced_off(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Superseded => Status::aborted("a newer controller has taken over"),
+        // a lane may be made before this agent, which was started anew, has heard Hello
+        Refusal::Unannounced => Status::unauthenticated("the caller has not said that it drives"),
+    }
 }
 
 /// Ends a call with a failure: whole for our own controller, its headline for everybody else.
@@ -234,6 +287,9 @@ mod tests {
     use super::*;
     use crate::machine::{command::Ended, stage::Stage};
 
+    const OURS: u64 = 1;
+    const THEIRS: u64 = 2;
+
     /// A service whose run waits for one key.
     fn service(stage: &Stage) -> Service {
         let session = Session::open(stage.machine()).unwrap();
@@ -248,8 +304,17 @@ mod tests {
                 keep_journal: false,
             }),
         };
+        session.fence().greet(OURS, false).unwrap();
         session.start(order).unwrap();
         Service { session }
+    }
+
+    /// A call of this controller.
+    fn call<T>(controller: u64, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let number = controller.to_string().parse().unwrap();
+        request.metadata_mut().insert(wire::CONTROLLER, number);
+        request
     }
 
     async fn entrust(service: &Service, run: &str, path: &str, size: usize) -> Result<(), Code> {
@@ -258,7 +323,7 @@ mod tests {
             path: path.to_owned(),
             content: vec![7; size],
         };
-        let answer = service.entrust(Request::new(request)).await;
+        let answer = service.entrust(call(OURS, request)).await;
         answer.map(drop).map_err(|status| status.code())
     }
 
@@ -296,7 +361,7 @@ mod tests {
         let service = service(&stage);
         let describe = async |describer| {
             let request = wire::describer_to_wire(describer, None);
-            let answer = service.describe(Request::new(request)).await;
+            let answer = service.describe(call(OURS, request)).await;
             answer.map(Response::into_inner)
         };
         let reply = describe(Describer::Facter).await.unwrap();
@@ -311,7 +376,141 @@ mod tests {
             backend: "sh".to_owned(),
             program: String::new(),
         };
-        let status = service.describe(Request::new(request)).await.unwrap_err();
+        let status = service.describe(call(OURS, request)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
+    }
+
+    async fn hello(service: &Service, controller: u64, only_looks: bool) -> Result<(), Code> {
+        let request = v1::HelloRequest {
+            protocol_min: version::PROTOCOL_MIN,
+            protocol_max: version::PROTOCOL_MAX,
+            version: String::new(),
+            controller,
+            only_looks,
+        };
+        let answer = service.hello(Request::new(request)).await;
+        answer.map(drop).map_err(|status| status.code())
+    }
+
+    /// The answers to every call that acts but Lane, which has the same gate, and to those that look.
+    async fn answers(service: &Service, controller: u64) -> [Vec<Option<Code>>; 2] {
+        fn code<T>(answer: Reply<T>) -> Option<Code> {
+            answer.err().map(|status| status.code())
+        }
+        let run_id = "07".repeat(16);
+        let start = v1::StartRequest {
+            run_id: run_id.clone(),
+            order: b"{}".to_vec(),
+        };
+        let supply = v1::SupplyRequest {
+            run_id: run_id.clone(),
+            input: "keys".to_owned(),
+        };
+        let entrust = v1::EntrustRequest {
+            run_id: run_id.clone(),
+            path: "/tmp/secret.key".to_owned(),
+            content: vec![7],
+        };
+        let describe = v1::DescribeRequest {
+            backend: "sh".to_owned(),
+            program: String::new(),
+        };
+        let release = v1::ReleaseRequest {
+            run_id: run_id.clone(),
+            next: 0,
+            ahead: false,
+        };
+        let abort = v1::AbortRequest {
+            run_id: run_id.clone(),
+            by: "a test".to_owned(),
+        };
+        let watch = v1::WatchRequest {
+            run_id,
+            next: 0,
+            light: 0,
+        };
+        let acts = vec![
+            code(service.start(call(controller, start)).await),
+            code(service.entrust(call(controller, entrust)).await),
+            code(service.describe(call(controller, describe)).await),
+            code(service.release(call(controller, release)).await),
+            code(service.supply(call(controller, supply)).await),
+            code(service.abort(call(controller, abort)).await),
+        ];
+        let looks = vec![
+            code(
+                service
+                    .inspect(call(controller, v1::InspectRequest {}))
+                    .await,
+            ),
+            code(service.watch(call(controller, watch)).await),
+        ];
+        [acts, looks]
+    }
+
+    #[tokio::test]
+    async fn superseded_controller_can_do_nothing_and_does_not_come_back() {
+        let stage = Stage::new();
+        let service = service(&stage);
+        hello(&service, THEIRS, false).await.unwrap();
+        for _ in 0..2 {
+            for answers in answers(&service, OURS).await {
+                assert!(answers.iter().all(|code| *code == Some(Code::Aborted)));
+            }
+            assert_eq!(hello(&service, OURS, false).await, Err(Code::Aborted));
+            assert_eq!(hello(&service, OURS, true).await, Err(Code::Aborted));
+        }
+        assert!(service.session.board().unwrap().state().end.is_none());
+        let [acts, looks] = answers(&service, THEIRS).await;
+        // the order and the describer of this test are none
+        let none = Some(Code::InvalidArgument);
+        assert_eq!(acts, [none, None, none, None, None, None]);
+        assert_eq!(looks, [None, None]);
+    }
+
+    #[tokio::test]
+    async fn observer_may_look_and_nothing_else() {
+        let stage = Stage::new();
+        let service = service(&stage);
+        hello(&service, THEIRS, true).await.unwrap();
+        let [acts, looks] = answers(&service, THEIRS).await;
+        assert!(acts.iter().all(|code| *code == Some(Code::Unauthenticated)));
+        assert_eq!(looks, [None, None]);
+        assert_eq!(stage.files_with(&[7]), Vec::<String>::new());
+        hello(&service, OURS, false).await.unwrap();
+        let [acts, _] = answers(&service, OURS).await;
+        assert!(!acts.contains(&Some(Code::Aborted)));
+    }
+
+    #[tokio::test]
+    async fn call_that_does_not_say_whose_it_is_is_refused() {
+        let stage = Stage::new();
+        let service = service(&stage);
+        let status = service.inspect(Request::new(v1::InspectRequest {})).await;
+        assert_eq!(status.unwrap_err().code(), Code::InvalidArgument);
+    }
+
+    #[tokio::test]
+    async fn watch_ends_with_the_reign_of_its_controller() {
+        let stage = Stage::new();
+        let service = service(&stage);
+        let watch = |controller| {
+            let watch = v1::WatchRequest {
+                run_id: "07".repeat(16),
+                next: 0,
+                light: 0,
+            };
+            service.watch(call(controller, watch))
+        };
+        let mut ours = watch(OURS).await.unwrap().into_inner();
+        hello(&service, THEIRS, true).await.unwrap();
+        ours.next().await.unwrap().unwrap();
+        hello(&service, THEIRS, false).await.unwrap();
+        let last = loop {
+            if let Err(status) = ours.next().await.unwrap() {
+                break status;
+            }
+        };
+        assert_eq!(last.code(), Code::Aborted);
     }
 }

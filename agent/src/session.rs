@@ -1,7 +1,10 @@
 //! At most one run on this machine: started once however often it is asked for, watched by any number of readers,
 //! taken up again after a crash, let go once the controller has seen its end.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use engine::{
     board::Board,
@@ -22,6 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     deliveries::{Arrivals, Door},
+    fence::Fence,
     machine::{
         Machine, files,
         here::{Here, wall_clock},
@@ -30,6 +34,9 @@ use crate::{
     },
     story,
 };
+
+/// From the end of a run that nobody follows to what is done about it: time to see it, for whoever comes just then.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// What came of asking for a run.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,8 +57,10 @@ pub(crate) struct Session {
     arrivals: Arc<Arrivals>,
     mux: Mux,
     current: Mutex<Option<Current>>,
-    epoch: Mutex<(u64, CancellationToken)>,
+    fence: Fence,
     lane: Mutex<CancellationToken>,
+    /// Ends the waiting for the end of a run that was let go of.
+    alone: Mutex<CancellationToken>,
     /// Held by whoever puts down a key or describes the hardware: a call that is made again may meet itself.
     turn: tokio::sync::Mutex<()>,
     /// Set once there is nothing more to do here.
@@ -89,8 +98,9 @@ impl Session {
             arrivals,
             mux,
             current: Mutex::default(),
-            epoch: Mutex::default(),
+            fence: Fence::default(),
             lane: Mutex::default(),
+            alone: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             over: watch::Sender::new(false),
             machine,
@@ -102,6 +112,9 @@ impl Session {
                     .code("LF0901")
             })?;
             session.start(order)?;
+            if session.machine.is_let_go() {
+                session.go_alone();
+            }
         }
         Ok(session)
     }
@@ -130,25 +143,18 @@ impl Session {
         self.machine.facts().await
     }
 
-    /// Lets the newest controller in and the older ones out.
-    pub(crate) fn attach(&self, controller: u64) {
-        let mut epoch = self.epoch.lock().expect("no holder panics");
-        if epoch.0 != controller {
-            epoch.1.cancel();
-            *epoch = (controller, CancellationToken::new());
-        }
+    /// Returns who may do what.
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
     }
 
-    /// Returns what ends when a newer controller comes.
-    pub(crate) fn epoch(&self) -> CancellationToken {
-        self.epoch.lock().expect("no holder panics").1.clone()
-    }
-
-    /// Returns what ends when a newer lane comes, and ends the one before: its ssh may be dead without a word.
-    pub(crate) fn new_lane(&self) -> CancellationToken {
+    /// Returns what ends when a newer lane comes, or a newer controller than the one that reigns now.
+    ///
+    /// Ends the lane before: its ssh may be dead without a word.
+    pub(crate) fn new_lane(&self, reign: &CancellationToken) -> CancellationToken {
         let mut lane = self.lane.lock().expect("no holder panics");
         lane.cancel();
-        *lane = self.epoch().child_token();
+        *lane = reign.child_token();
         lane.clone()
     }
 
@@ -232,6 +238,52 @@ impl Session {
         if next < state.next {
             return false;
         }
+        self.act_on(&order, &end);
+        true
+    }
+
+    /// Lets go of a run before its end: nobody comes to see that, and it is acted on all the same, a little later.
+    ///
+    /// Holds for an agent that comes after a crash too, and until a controller comes back to drive.
+    pub(crate) fn let_go(self: &Arc<Self>) -> Result<(), Failure> {
+        self.machine.set_let_go(true)?;
+        self.go_alone();
+        Ok(())
+    }
+
+    /// Takes the run back that an earlier controller has let go of: its end is for the one to see that drives now.
+    pub(crate) fn take_back(&self) -> Result<(), Failure> {
+        self.alone.lock().expect("no holder panics").cancel();
+        self.machine.set_let_go(false)
+    }
+
+    fn go_alone(self: &Arc<Self>) {
+        let Some((order, board)) = self
+            .current()
+            .as_ref()
+            .map(|current| (current.order.clone(), current.board.clone()))
+        else {
+            return;
+        };
+        let taken_back = CancellationToken::new();
+        let before = std::mem::replace(
+            &mut *self.alone.lock().expect("no holder panics"),
+            taken_back.clone(),
+        );
+        before.cancel();
+        let session = Arc::clone(self);
+        let alone = async move {
+            let state = board.ended().await;
+            tokio::time::sleep(GRACE).await;
+            if let Some(end) = state.end {
+                session.act_on(&order, &end);
+            }
+        };
+        tokio::spawn(taken_back.run_until_cancelled_owned(alone));
+    }
+
+    /// Does what the end of a run is for.
+    fn act_on(&self, order: &Order, end: &End) {
         match (&order.job, end) {
             // the kernel is about to be replaced: whatever would be cleaned up is gone in a moment
             (Job::Kexec(_), End::Finished) => {}
@@ -245,7 +297,6 @@ impl Session {
                 self.leave();
             }
         }
-        true
     }
 
     /// Ends the agent, of which nothing stays.
@@ -300,7 +351,10 @@ impl Session {
         tokio::spawn(async move {
             // how it ended is on the board
             let _ = story::tell(run, &told, &machine, &arrivals).await;
-            machine.close_order();
+            // an agent that comes after a crash has to know the end that it is to act on
+            if !machine.is_let_go() {
+                machine.close_order();
+            }
         });
         Ok(Current {
             order,

@@ -1,6 +1,12 @@
 //! The agent's end of the tunnel: a unix socket that only its own user reaches, and mutual TLS on it.
 //!
-//! What comes in is handed to gRPC; nothing is decided here. The certificates are the controller's, made for one run.
+//! What comes in is handed to gRPC; nothing is decided here. The certificates are the controllers'. Each controller has an
+//! authority of its own, made for one run, and says in its first word whose certificate it wants to see; it is believed by
+//! that authority alone. So one that comes to look does not shut out the one that drives.
+//!
+//! ```text
+//! tls/<first half of the authority's hash>/ca.pem, cert.pem, key.pem
+//! ```
 
 #![expect(clippy::disallowed_methods, reason = "this room is the socket")]
 
@@ -13,22 +19,29 @@ use std::{
     time::Duration,
 };
 
-use landfall_proto::failure::Failure;
-use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use landfall_proto::{failure::Failure, wire};
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::{Acceptor, WebPkiClientVerifier},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::mpsc,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
+
+use crate::{machine::files, serve::Credentials};
 
 /// Longest that a caller may take to show its certificate.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Callers that may wait to be served.
 const WAITING: usize = 16;
+/// Controllers that are let in: one drives, and some look.
+const ADMITTED: usize = 16;
 
 /// A caller that has shown the certificate of this run's controller.
 #[derive(Debug)]
@@ -72,12 +85,7 @@ async fn accept(listener: &UnixListener, dir: &Path, callers: mpsc::Sender<io::R
         }
         let (callers, dir) = (callers.clone(), dir.to_owned());
         tokio::spawn(async move {
-            // read anew for each caller: a controller that lost its key brings a new set
-            let Ok(config) = configuration(&dir) else {
-                return;
-            };
-            let handshake = TlsAcceptor::from(config).accept(stream);
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await {
+            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, greet(stream, &dir)).await {
                 // nobody serves any more: the caller sees the end of the stream
                 let _ = callers.send(Ok(Caller(stream))).await;
             }
@@ -85,7 +93,46 @@ async fn accept(listener: &UnixListener, dir: &Path, callers: mpsc::Sender<io::R
     }
 }
 
-/// Reads the certificates of the run.
+/// Greets a caller with the certificate that it asks for, read anew: it may have been brought a moment ago.
+async fn greet(stream: UnixStream, dir: &Path) -> io::Result<TlsStream<UnixStream>> {
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let config = {
+        let words = hello.client_hello();
+        let name = words.server_name().and_then(authority);
+        let name = name.ok_or_else(|| io::Error::other("it asks for nobody"))?;
+        configuration(&dir.join(name))?
+    };
+    hello.into_stream(config).await
+}
+
+/// Reads from the name that a caller asks for whose certificate that is.
+fn authority(name: &str) -> Option<&str> {
+    let hash = name.strip_suffix(".landfall-agent")?;
+    let is_hash = hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash.then_some(hash)
+}
+
+/// Lets a controller in from now on, beside those that were before it; the oldest of too many is forgotten.
+///
+/// Its connections go on. If it makes new ones, it has to be let in again.
+pub(crate) fn admit(dir: &Path, credentials: &Credentials) -> Result<(), Failure> {
+    let all = dir.join("tls");
+    let name = wire::agent_name(&credentials.ca);
+    let own = all.join(authority(&name).expect("an agent's name is of an authority"));
+    files::private_directory(&all)?;
+    files::private_directory(&own)?;
+    let parts = [
+        ("ca", &credentials.ca),
+        ("cert", &credentials.cert),
+        ("key", &credentials.key),
+    ];
+    for (name, text) in parts {
+        files::write(&own.join(format!("{name}.pem")), text.as_bytes(), 0o600)?;
+    }
+    files::keep_newest(&all, ADMITTED)
+}
+
+/// Reads the certificates of a run.
 fn configuration(dir: &Path) -> io::Result<Arc<ServerConfig>> {
     let ca = CertificateDer::from_pem_file(dir.join("ca.pem")).map_err(io::Error::other)?;
     let own = CertificateDer::from_pem_file(dir.join("cert.pem")).map_err(io::Error::other)?;

@@ -110,7 +110,10 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
             // disks half done keep their run on record, and so does a machine that was seen once and is not now
             let unseen = |failure: &Failure| failure.contact == Contact::Unseen;
             let unseen = pinned && ended.failure.as_ref().is_some_and(unseen);
-            let goes_on = (ended.state.is_past_return() || unseen) && ended.exit != Exit::Done;
+            let taken = |failure: &Failure| failure.contact == Contact::Taken;
+            let taken = ended.failure.as_ref().is_some_and(taken);
+            let open = ended.state.is_past_return() || unseen || taken;
+            let goes_on = open && ended.exit != Exit::Done;
             (ended, goes_on)
         }
         // what fails on this side says nothing about a run that an earlier command began
@@ -141,7 +144,7 @@ async fn drive((run, desk, _sockets): SetUp, screen: &Screen) -> Ended {
         _ => Contact::Kept,
     };
     // an agent out of reach goes on by itself, and one of somebody else's is theirs
-    if matches!(contact, Contact::Lost | Contact::Foreign) {
+    if matches!(contact, Contact::Lost | Contact::Foreign | Contact::Taken) {
         desk.hang_up().await;
     } else {
         tokio::select! {
@@ -156,7 +159,9 @@ async fn drive((run, desk, _sockets): SetUp, screen: &Screen) -> Ended {
     }
     match told {
         Some(Ok(())) => Ended::done(&screen.trail()),
-        Some(Err(failure)) if matches!(contact, Contact::Gone | Contact::Lost) => {
+        Some(Err(failure))
+            if matches!(contact, Contact::Gone | Contact::Lost | Contact::Taken) =>
+        {
             Ended::lost(failure, &screen.trail())
         }
         Some(Err(failure)) => failed(failure),

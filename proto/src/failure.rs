@@ -20,6 +20,8 @@ pub enum Contact {
     Lost,
     /// The agent is there and is somebody else's.
     Foreign,
+    /// Another controller has taken the agent over, and goes on with the run.
+    Taken,
 }
 
 /// Why something could not be done.

@@ -26,6 +26,16 @@ pub const CHUNK_MAX: usize = 256 << 10;
 pub const LANE_MESSAGE_MAX: usize = CHUNK_MAX + (16 << 10);
 /// Largest message of the control lane.
 pub const CONTROL_MESSAGE_MAX: usize = 8 << 20;
+/// Metadata of every call after Hello: the number of the controller that calls, in decimal.
+pub const CONTROLLER: &str = "landfall-controller";
+
+/// Returns the name that an agent has in the tunnel of one operator: which authority's certificate it is to show.
+///
+/// `authority` is the certificate of the authority, PEM. It is told in the clear, and is no secret.
+pub fn agent_name(authority: &str) -> String {
+    let hash = blake3::hash(authority.as_bytes()).to_hex();
+    format!("{}.landfall-agent", &hash[..32])
+}
 
 /// What came over the wire is not what it should be.
 #[derive(Debug, thiserror::Error)]

@@ -44,6 +44,22 @@ pub fn remove_directory(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Removes all but the newest directories in a directory.
+pub fn keep_newest(path: &Path, count: usize) -> Result<(), Failure> {
+    let listed = fs::read_dir(path).and_then(|entries| {
+        let dated = entries.map(|entry| {
+            let entry = entry?;
+            Ok((entry.metadata()?.modified()?, entry.path()))
+        });
+        dated.collect::<std::io::Result<Vec<_>>>()
+    });
+    let mut all = listed.map_err(broken(format!("cannot list {}", path.display())))?;
+    all.sort();
+    let too_many = all.len().saturating_sub(count);
+    let mut oldest = all.iter().take(too_many);
+    oldest.try_for_each(|(_, path)| remove_directory(path))
+}
+
 /// Returns how many bytes may still be written where this path is.
 pub fn free(path: &Path) -> Result<u64, Failure> {
     let stat = nix::sys::statvfs::statvfs(path).map_err(|error| {
@@ -80,6 +96,23 @@ fn write_io(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn newest_directories_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
+        for (name, age) in [("a", 3), ("b", 1), ("c", 2)] {
+            let path = dir.path().join(name);
+            private_directory(&path).unwrap();
+            let made = epoch + std::time::Duration::from_secs(age);
+            File::open(&path).unwrap().set_modified(made).unwrap();
+        }
+        keep_newest(dir.path(), 2).unwrap();
+        let left = |name: &str| dir.path().join(name).exists();
+        assert_eq!([left("a"), left("b"), left("c")], [true, false, true]);
+        keep_newest(dir.path(), 2).unwrap();
+        assert!(left("c"));
+    }
 
     #[test]
     fn file_is_replaced_and_has_its_mode() {

@@ -15,6 +15,9 @@ use super::{Machine, broken, files, spool};
 /// Where the stock installer puts what the extra initrd held (nixos-images, restore-remote-access).
 const MARKER: &str = "/root/network/landfall-run.json";
 
+/// Is there once the controller has let go of the run.
+const LET_GO: &str = "let-go";
+
 /// What does not change while this agent process lives.
 #[derive(Debug, Clone)]
 pub struct Here {
@@ -71,6 +74,25 @@ impl Machine {
     /// Remembers an order until it has ended, so that an agent that comes after a crash goes on with it.
     pub fn set_open_order(&self, order: &[u8]) -> Result<(), Failure> {
         files::write(&self.dir().join("open-order.json"), order, 0o600)
+    }
+
+    /// Whether the controller has let go of the run, and its end is for the agent alone.
+    pub fn is_let_go(&self) -> bool {
+        self.dir().join(LET_GO).exists()
+    }
+
+    /// Remembers that the controller has let go, or that one has come back.
+    pub fn set_let_go(&self, let_go: bool) -> Result<(), Failure> {
+        let path = self.dir().join(LET_GO);
+        if let_go {
+            return files::write(&path, b"", 0o600);
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(broken(format!("cannot remove {}", path.display()))(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Forgets the open order.

@@ -7,9 +7,10 @@ use landfall_proto::{
     event::Unit,
     facts::Facts,
     failure::{Contact, Failure},
-    order::{Job, Order},
+    order::{Job, Order, RunId},
     report::{End, RunState, Status},
     stream::mux::Mux,
+    v1::HelloReply,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
@@ -104,6 +105,8 @@ impl Desk {
         let deadline = self.request.reconnect_timeout;
         let link = Link::connect(self.way(ssh, placed, deadline, revive)).await?;
         let hello = link.hello().await?;
+        self.keep_off(&link, &hello).await?;
+        link.take().await?;
         let reached = Reached {
             boot_id: hello.boot_id,
             arch,
@@ -119,6 +122,24 @@ impl Desk {
         // from here on it takes itself off
         *self.landing.lock().await = None;
         Ok(reached)
+    }
+
+    /// Leaves an agent alone that is at work on another run: whoever drives that is not to be disturbed.
+    async fn keep_off(&self, link: &Link, hello: &HelloReply) -> Result<(), Failure> {
+        let Ok(other) = RunId::try_from(hello.run_id.clone()) else {
+            return Ok(());
+        };
+        if other == self.run {
+            return Ok(());
+        }
+        let mut state = RunState::default();
+        let all = |state: &RunState| state.next >= hello.events;
+        link.follow(&other, &mut state, all, |_| {}).await?;
+        match state.end {
+            // it is over: the agent is free for the next one
+            Some(_) => Ok(()),
+            None => Err(other_run(other.as_str())),
+        }
     }
 
     /// Brings the agent to the machine, lets it look without starting it, and takes it off again.
@@ -214,13 +235,7 @@ impl Desk {
                 {
                     tokio::time::sleep(MAKES_ROOM).await;
                 }
-                Started::OtherRun(run) => {
-                    return Err(Failure::new("cannot begin the run")
-                        .because(format!("run {run} is under way on the machine"))
-                        .hint("wait for it to end; `ps` and `journalctl -u landfall-agent` on the machine show it")
-                        .code("LF0310")
-                        .contact(Contact::Foreign));
-                }
+                Started::OtherRun(run) => return Err(other_run(&run)),
             }
         }
     }
@@ -339,7 +354,16 @@ impl Desk {
     }
 }
 
-fn no_agent() -> Failure {
+fn other_run(run: &str) -> Failure {
+    Failure::new("cannot begin the run")
+        .because(format!("run {run} is under way on the machine"))
+        .hint("`landfall status HOST` shows it, `landfall attach HOST` follows it to its end")
+        .hint("`landfall cancel HOST` stops it")
+        .code("LF0310")
+        .contact(Contact::Foreign)
+}
+
+pub(super) fn no_agent() -> Failure {
     Failure::new("cannot call the agent")
         .because("it was never reached")
         .hint("run the same command again")

@@ -80,7 +80,12 @@ impl Desk {
             let _ = upload::start(&ssh, &placed, AGENT_FOLDER, &credentials).await;
             let way = self.way(ssh.clone(), placed.clone(), Duration::ZERO, false);
             if let Ok(link) = Link::connect(way).await {
-                return link.leave(None, 0).await;
+                // one that works on something is somebody else's
+                let hello = link.hello().await;
+                if hello.is_ok_and(|hello| hello.run_id.is_empty()) && link.take().await.is_ok() {
+                    link.leave(None, 0).await;
+                }
+                return;
             }
         }
         if !sent {

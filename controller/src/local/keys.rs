@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use landfall_proto::failure::Failure;
+use landfall_proto::{failure::Failure, wire};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ED25519, date_time_ymd,
@@ -19,9 +19,6 @@ use secrecy::{
 use serde::{Deserialize, Serialize};
 
 use super::{child, file, secret::Secret};
-
-/// The name that the agent's certificate carries and the controller insists on.
-pub const AGENT_NAME: &str = "landfall-agent";
 
 /// Certificates and keys of one run, PEM. The authority's own key is forgotten as soon as it has signed two.
 #[derive(Debug, Clone)]
@@ -121,6 +118,7 @@ fn make() -> Result<Credentials, rcgen::Error> {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate_for(&PKCS_ED25519)?)?;
+    let pem = authority.pem();
     let sign = |name: &str, usage: ExtendedKeyUsagePurpose| {
         let mut params = self::params(vec![name.to_owned()], name)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -129,11 +127,11 @@ fn make() -> Result<Credentials, rcgen::Error> {
         let certificate = params.signed_by(&key, &authority)?;
         Ok::<_, rcgen::Error>((certificate.pem(), SecretString::from(key.serialize_pem())))
     };
-    let (agent_certificate, agent_key) = sign(AGENT_NAME, ExtendedKeyUsagePurpose::ServerAuth)?;
+    let agent = wire::agent_name(&pem);
+    let (agent_certificate, agent_key) = sign(&agent, ExtendedKeyUsagePurpose::ServerAuth)?;
     let (own_certificate, own_key) = sign("landfall", ExtendedKeyUsagePurpose::ClientAuth)?;
-    let authority = authority.pem();
     Ok(Credentials {
-        authority,
+        authority: pem,
         agent_certificate,
         agent_key,
         own_certificate,

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -20,10 +20,10 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Response, Status};
 
 use super::{
-    channel::{self, Connection, Use},
+    channel::{self, Caller, Client, Connection, Use},
     follow::Light,
     link::LinkView,
     ssh::{Ssh, quote},
@@ -55,8 +55,6 @@ const REFUSED_IN_A_ROW: u32 = 5;
 /// Agents started anew while one connection is being made.
 const REVIVALS: u32 = 3;
 
-type Client = v1::agent_client::AgentClient<Channel>;
-
 /// How to reach an agent.
 #[derive(Debug, Clone)]
 pub struct Reach {
@@ -85,6 +83,8 @@ struct Inner {
     reach: Reach,
     trust: Trust,
     controller: u64,
+    /// Whether it drives the machine; until then it only looks.
+    drives: AtomicBool,
     current: Mutex<Option<Arc<Session>>>,
     view: watch::Sender<LinkView>,
     /// Where the reader is among the light events.
@@ -122,7 +122,7 @@ pub struct Description {
 }
 
 impl Link {
-    /// Connects, and comes back once the agent has said Hello.
+    /// Connects, and comes back once the agent has said Hello. Only looks, until [`take`](Self::take).
     pub async fn connect(reach: Reach) -> Result<Self, landfall_proto::failure::Failure> {
         let link = Self::new(reach)?;
         link.hello().await?;
@@ -136,6 +136,7 @@ impl Link {
             reach,
             trust,
             controller: rand::random(),
+            drives: AtomicBool::new(false),
             current: Mutex::default(),
             view: watch::Sender::default(),
             light: Mutex::default(),
@@ -144,6 +145,12 @@ impl Link {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Becomes the one that drives the machine. Whoever did so before is told, and can do nothing there any more.
+    pub async fn take(&self) -> Result<(), LinkError> {
+        self.inner.drives.store(true, Ordering::Relaxed);
+        self.confirm().await
     }
 
     /// Returns the link as a reader sees it, now and whenever it changes.
@@ -255,10 +262,19 @@ impl Link {
 
     /// Says that all events below `next` were seen; returns whether the agent lets go.
     pub async fn release(&self, run: &RunId, next: u64) -> Result<bool, LinkError> {
+        self.let_go(run, next, false).await
+    }
+
+    /// Lets go of a run that goes on: the agent acts on its end by itself.
+    pub async fn release_ahead(&self, run: &RunId, next: u64) -> Result<bool, LinkError> {
+        self.let_go(run, next, true).await
+    }
+
+    async fn let_go(&self, run: &RunId, next: u64, ahead: bool) -> Result<bool, LinkError> {
         let request = v1::ReleaseRequest {
             run_id: run.to_string(),
             next,
-            ahead: false,
+            ahead,
         };
         let reply = self
             .call(CALL, |mut client: Client| {
@@ -288,13 +304,20 @@ impl Link {
 
     /// Makes sure that the agent answers, on a new connection if it must be.
     pub(super) async fn confirm(&self) -> Result<(), LinkError> {
-        let request = channel::introduction(self.inner.controller);
+        let request = channel::introduction(self.caller());
         self.call(CALL, |mut client: Client| {
             let request = request.clone();
             async move { client.hello(request).await }
         })
         .await
         .map(drop)
+    }
+
+    fn caller(&self) -> Caller {
+        Caller {
+            number: self.inner.controller,
+            drives: self.inner.drives.load(Ordering::Relaxed),
+        }
     }
 
     /// Closes the connection. The next call makes a new one.
@@ -437,7 +460,7 @@ impl Link {
         };
         let made = tokio::time::timeout(patience, async {
             let connection = self.dial(Use::Control).await?;
-            let hello = channel::hello(&connection, self.inner.controller).await?;
+            let hello = channel::hello(&connection, self.caller()).await?;
             Ok((connection, hello))
         });
         let (connection, hello) = made.await.unwrap_or(Err(LinkError::Late(patience)))?;
@@ -462,7 +485,8 @@ impl Link {
         let reach = &self.inner.reach;
         let arguments = format!("proxy --dir {}", quote(&reach.folder));
         let command = reach.placed.place.command(&reach.placed.hash, &arguments);
-        channel::connect(&reach.ssh, &command, &self.inner.trust, purpose).await
+        let (trust, controller) = (&self.inner.trust, self.inner.controller);
+        channel::connect(&reach.ssh, &command, trust, controller, purpose).await
     }
 
     /// Starts the agent again. On another boot there is no such file any more.

@@ -8,7 +8,12 @@ use landfall_proto::{
     version, wire,
 };
 use tokio_rustls::client::TlsStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
 
 use super::{
     shell::Remote,
@@ -32,10 +37,32 @@ pub(super) enum Use {
     Bulk,
 }
 
+/// Who calls: the number that every process chooses at random, and whether it drives the machine or only looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) number: u64,
+    pub(super) drives: bool,
+}
+
+/// The number of the caller, on every call: the agent lets only the newest controller act.
+#[derive(Debug, Clone)]
+pub(super) struct Signature(MetadataValue<Ascii>);
+
+impl Interceptor for Signature {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        metadata.insert(wire::CONTROLLER, self.0.clone());
+        Ok(request)
+    }
+}
+
+/// What makes calls to the agent.
+pub(super) type Client = AgentClient<InterceptedService<Channel, Signature>>;
+
 /// One connection to the agent.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) client: AgentClient<Channel>,
+    pub(super) client: Client,
     pub(super) pulse: Pulse,
     fate: Fate,
 }
@@ -45,6 +72,7 @@ pub(super) async fn connect(
     ssh: &Ssh,
     command: &Remote,
     trust: &Trust,
+    controller: u64,
     purpose: Use,
 ) -> Result<Connection, LinkError> {
     let tunnel = ssh.tunnel(command)?;
@@ -61,7 +89,9 @@ pub(super) async fn connect(
         Use::Control => wire::CONTROL_MESSAGE_MAX,
         Use::Bulk => wire::LANE_MESSAGE_MAX,
     };
-    let client = AgentClient::new(channel)
+    let number = controller.to_string().parse();
+    let signature = Signature(number.expect("a decimal number is ASCII"));
+    let client = AgentClient::with_interceptor(channel, signature)
         .max_decoding_message_size(max)
         .max_encoding_message_size(max);
     Ok(Connection {
@@ -72,22 +102,22 @@ pub(super) async fn connect(
 }
 
 /// What is said in Hello.
-pub(super) fn introduction(controller: u64) -> HelloRequest {
+pub(super) fn introduction(caller: Caller) -> HelloRequest {
     HelloRequest {
         protocol_min: version::PROTOCOL_MIN,
         protocol_max: version::PROTOCOL_MAX,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        controller,
-        only_looks: false,
+        controller: caller.number,
+        only_looks: !caller.drives,
     }
 }
 
 /// Says Hello. A connection counts as up only once this has succeeded.
 pub(super) async fn hello(
     connection: &Connection,
-    controller: u64,
+    caller: Caller,
 ) -> Result<HelloReply, LinkError> {
-    let request = introduction(controller);
+    let request = introduction(caller);
     let mut client = connection.client.clone();
     let reply = match tokio::time::timeout(HELLO, client.hello(request)).await {
         Err(_) => return Err(LinkError::Late(HELLO)),

@@ -2,18 +2,21 @@
 
 use std::{io, sync::Arc};
 
-use landfall_proto::failure::Failure;
+use landfall_proto::{failure::Failure, wire};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use secrecy::ExposeSecret;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::tunnel::Tunnel;
-use crate::local::keys::{AGENT_NAME, Credentials};
+use crate::local::keys::Credentials;
 
 /// Whom the controller believes, and who it is itself. Clones share the configuration.
 #[derive(Clone)]
-pub struct Trust(TlsConnector);
+pub struct Trust {
+    connector: TlsConnector,
+    agent: ServerName<'static>,
+}
 
 impl std::fmt::Debug for Trust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -24,19 +27,23 @@ impl std::fmt::Debug for Trust {
 impl Trust {
     /// Reads the run's certificates.
     pub fn new(credentials: &Credentials) -> Result<Self, Failure> {
-        let config = configuration(credentials).map_err(|error| {
+        let cannot = |error: io::Error| {
             Failure::new("cannot use the keys of this run")
                 .caused_by(&error)
                 .hint("run the same command again: it makes new ones")
                 .code("LF0422")
-        })?;
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        };
+        let config = configuration(credentials).map_err(cannot)?;
+        let agent = ServerName::try_from(wire::agent_name(&credentials.authority));
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            agent: agent.expect("the agent's name is a host name"),
+        })
     }
 
     /// Greets the agent. Completes before the agent has judged our certificate: the first call shows that.
     pub async fn greet(&self, tunnel: Tunnel) -> io::Result<TlsStream<Tunnel>> {
-        let name = ServerName::try_from(AGENT_NAME).expect("the agent's name is a host name");
-        self.0.connect(name, tunnel).await
+        self.connector.connect(self.agent.clone(), tunnel).await
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) fn meaning(status: &Status) -> Meaning {
     match status.code() {
         Code::NotFound => Meaning::Final(LinkError::UnknownRun),
         Code::Aborted => Meaning::Final(LinkError::TakenOver),
+        // only a lane can come before Hello, to an agent that was started anew
+        Code::Unauthenticated => Meaning::Final(LinkError::Gone(status.message().to_owned())),
         Code::FailedPrecondition
         | Code::InvalidArgument
         | Code::AlreadyExists
@@ -169,10 +171,11 @@ impl From<LinkError> for Failure {
                 .hint(again)
                 .code("LF0305"),
             LinkError::TakenOver => Self::new("cannot go on with the run")
-                .because("another landfall has taken it over")
+                .because("another landfall has taken it over, and goes on with it")
                 .hint("look for another terminal or machine where landfall runs for this host")
+                .hint("to take it back: `landfall attach HOST`")
                 .code("LF0306")
-                .contact(Contact::Foreign),
+                .contact(Contact::Taken),
             LinkError::Refused(why) => {
                 Self::new("cannot give the agent its order").because(format!("agent: {why}")).code("LF0307")
             }
@@ -213,6 +216,8 @@ mod tests {
         };
         check(Status::not_found("x"), LinkError::UnknownRun);
         check(Status::aborted("x"), LinkError::TakenOver);
+        let early = LinkError::Gone("x".into());
+        check(Status::unauthenticated("x"), early);
         check(
             Status::failed_precondition("no"),
             LinkError::Refused("no".into()),
@@ -223,6 +228,21 @@ mod tests {
         check(status, LinkError::Failed(failure));
         let alert = "received fatal alert: CertificateRequired";
         check(Status::unknown(alert), LinkError::Distrust(alert.into()));
+    }
+
+    #[test]
+    fn machine_that_was_taken_over_is_left_to_who_drives_it() {
+        let failure = Failure::from(LinkError::TakenOver);
+        assert_eq!(
+            (&*failure.code, failure.contact),
+            ("LF0306", Contact::Taken)
+        );
+        assert!(
+            failure
+                .hints
+                .iter()
+                .any(|hint| hint.contains("`landfall attach HOST`"))
+        );
     }
 
     #[test]
