@@ -105,7 +105,10 @@ const TABLE: &[Row] = &[
     flag(&["--no-disko-deps"]),
     adds(&["--disk-encryption-keys"], "/tmp/disk.key ./key").wrong(&["tmp/key key", "/ key"]),
     flag(&["-y", "--yes"]),
+    last(&["--resume"], "auto").wrong(&["always", "Never"]),
     flag(&["--fresh"]),
+    flag(&["--detach"]),
+    last(&["--boot-timeout"], "20m").wrong(&["soon", "-1"]),
     flag(&["--no-verify"]),
     flag(&["--keep-journal"]),
     flag(&["--vm-test"]),
@@ -379,6 +382,14 @@ fn what_excludes_each_other_is_refused() {
         ),
         ("-f .#a --build-on local --build-on-remote h", two.clone()),
         ("-f .#a --build-on-remote --build-on local h", two),
+        (
+            "-f .#a --fresh --resume require h",
+            "error: cannot tell whether to take up the run [LF0410]".to_owned(),
+        ),
+        (
+            "-f .#a --resume auto --fresh h",
+            "error: cannot tell whether to take up the run [LF0410]".to_owned(),
+        ),
         (
             "-f .#a --phases reboot --no-reboot h",
             "error: cannot tell what to do [LF0410]".to_owned(),

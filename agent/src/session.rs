@@ -477,4 +477,54 @@ mod tests {
         assert_eq!(refused.await.unwrap_err().code, "LF1312");
         assert_eq!(stage.files_with(SECRET), Vec::<String>::new());
     }
+
+    /// A session whose run waits for a key and is let go of, and that run's end.
+    async fn let_go(stage: &Stage) -> Arc<Session> {
+        let session = Session::open(stage.machine()).unwrap();
+        session.start(order(&["/tmp/secret.key"])).unwrap();
+        session.let_go().unwrap();
+        let content = Zeroizing::new(SECRET.to_vec());
+        let path = "/tmp/secret.key".parse().unwrap();
+        session.entrust(path, content).await.unwrap();
+        session.supply(Input::Keys);
+        assert_eq!(ended(&session).await.end, Some(End::Finished));
+        session
+    }
+
+    async fn is_over(session: &Session) -> bool {
+        let over = tokio::time::timeout(GRACE + Duration::from_secs(5), session.over());
+        over.await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn end_that_nobody_comes_to_see_is_acted_on() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let session = let_go(&stage).await;
+        tokio::time::pause();
+        let begun = tokio::time::Instant::now();
+        assert!(is_over(&session).await);
+        assert!(begun.elapsed() > GRACE / 2);
+    }
+
+    #[tokio::test]
+    async fn end_is_acted_on_by_an_agent_that_was_started_anew() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        drop(let_go(&stage).await);
+        let next = Session::open(stage.machine()).unwrap();
+        assert_eq!(ended(&next).await.end, Some(End::Finished));
+        tokio::time::pause();
+        assert!(is_over(&next).await);
+    }
+
+    #[tokio::test]
+    async fn run_that_was_taken_back_waits_for_its_controller() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let session = let_go(&stage).await;
+        session.take_back().unwrap();
+        tokio::time::pause();
+        assert!(!is_over(&session).await);
+        let next = session.board().unwrap().state().next;
+        assert!(session.release(next));
+        assert!(is_over(&session).await);
+    }
 }

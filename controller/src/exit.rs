@@ -112,6 +112,8 @@ pub enum MachineState {
     Written,
     /// Disks erased; nothing on them boots.
     Erased,
+    /// Left to its agent, which has everything and goes on alone.
+    Alone,
     /// Installed, and not seen to have booted.
     Installed,
     /// Runs the installed system, and it is the one that was asked for.
@@ -128,6 +130,7 @@ impl MachineState {
                 "runs the installer; its disks were written to and are not ready to boot"
             }
             Self::Erased => "runs the installer; its disks are erased and not bootable",
+            Self::Alone => "goes on alone: its agent has everything that it needs",
             Self::Installed => "is installed, but not yet seen to have booted",
             Self::Verified => "is installed and verified",
         }
@@ -146,6 +149,7 @@ impl fmt::Display for MachineState {
             Self::Installer => "runs the installer; disks unchanged",
             Self::Written => "disks written to, not ready to boot",
             Self::Erased => "disks erased, not bootable",
+            Self::Alone => "left to its agent, which goes on",
             Self::Installed => "installed, not yet booted",
             Self::Verified => "installed and verified",
         })
@@ -266,6 +270,15 @@ impl Ended {
         Self {
             exit: Exit::Done,
             state: trail.state(),
+            failure: None,
+        }
+    }
+
+    /// The agent has everything and goes on alone.
+    pub fn handed_over() -> Self {
+        Self {
+            exit: Exit::Done,
+            state: MachineState::Alone,
             failure: None,
         }
     }

@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     desk::{Desk, Login, Past},
-    exit::{Ended, Exit},
+    exit::{Ended, Exit, MachineState},
     local::{
         file,
         keys::{self, Credentials},
         state::{self, OpenRun, RunFolder, State},
     },
-    request::Request,
+    request::{Request, Resume},
     screen::{self, Screen, Style},
     story,
 };
@@ -75,10 +75,11 @@ fn begin(request: &Request, screen: &Screen) -> Result<Begun, Failure> {
     };
     let state = State::open(&host)?;
     let order = request.wish();
-    if let Some(open) = state
-        .current()?
-        .filter(|open| open.order == order && !request.fresh)
-    {
+    let open = state.current()?.filter(|open| open.order == order);
+    if request.resume == Resume::Require && open.is_none() {
+        return Err(nothing_open(&host));
+    }
+    if let Some(open) = open.filter(|_| request.resume != Resume::Never) {
         screen.note("taking up the run that broke off");
         return Ok(Begun {
             folder: state.run(&open.run),
@@ -101,6 +102,14 @@ fn begin(request: &Request, screen: &Screen) -> Result<Begun, Failure> {
     })
 }
 
+fn nothing_open(host: &str) -> Failure {
+    Failure::new(format!("cannot take up a run for {host}"))
+        .because("none of this command is on record here")
+        .hint("`landfall status HOST` says what is")
+        .hint("leave `--resume require` out to begin a new run")
+        .code("LF0911")
+}
+
 /// Tells the story of a run, and decides whether it stays on record to be taken up again.
 async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
     let pinned = begun.folder.has_pin();
@@ -113,7 +122,8 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
             let taken = |failure: &Failure| failure.contact == Contact::Taken;
             let taken = ended.failure.as_ref().is_some_and(taken);
             let open = ended.state.is_past_return() || unseen || taken;
-            let goes_on = open && ended.exit != Exit::Done;
+            let alone = ended.state == MachineState::Alone;
+            let goes_on = alone || (open && ended.exit != Exit::Done);
             (ended, goes_on)
         }
         // what fails on this side says nothing about a run that an earlier command began
@@ -126,8 +136,12 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
     ended
 }
 
-async fn drive((run, desk, _sockets): SetUp, screen: &Screen) -> Ended {
+async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
     let failed = |failure| Ended::failed(failure, &screen.trail());
+    match desk.is_done_alone().await {
+        Ok(done) => desk.past.rebooted |= done,
+        Err(failure) => return failed(failure),
+    }
     let shown = tokio::spawn(screen::show(
         run.board(),
         desk.view.subscribe(),
@@ -154,14 +168,18 @@ async fn drive((run, desk, _sockets): SetUp, screen: &Screen) -> Ended {
     }
     // a screen that hangs must not keep the command from ending
     let _ = tokio::time::timeout(LAST_WORDS, shown).await;
+    if matches!(told, Some(Ok(()))) && desk.is_handed_over() {
+        screen.note(
+            "`landfall status HOST` says how far it is, `landfall attach HOST` goes on with it",
+        );
+        return Ended::handed_over();
+    }
     if matches!(told, Some(Ok(()))) && story::plan(&desk.request).contains(&"reboot") {
         desk.forget_way_in();
     }
     match told {
         Some(Ok(())) => Ended::done(&screen.trail()),
-        Some(Err(failure))
-            if matches!(contact, Contact::Gone | Contact::Lost | Contact::Taken) =>
-        {
+        Some(Err(failure)) if matches!(contact, Contact::Gone | Contact::Lost | Contact::Taken) => {
             Ended::lost(failure, &screen.trail())
         }
         Some(Err(failure)) => failed(failure),

@@ -7,7 +7,7 @@ use super::{
     environment::Environment,
     link::{HostArgs, LinkArgs, OutputArgs},
 };
-use crate::request::{BuildOn, Image, Kexec, NixOptions, Phases, Request};
+use crate::request::{BuildOn, Image, Kexec, NixOptions, Phases, Request, Resume};
 
 /// What `landfall check` takes.
 #[derive(Debug, Args)]
@@ -62,11 +62,13 @@ impl CheckArgs {
                 show_trace: self.output.debug,
             },
             yes: false,
-            fresh: false,
+            resume: Resume::Never,
             compat: false,
+            detach: false,
             verify: false,
             keep_journal: false,
             reconnect_timeout: way.reconnect_timeout,
+            boot_timeout: None,
             output,
             remarks,
         })

@@ -10,10 +10,10 @@ use super::{
     environment::Environment,
     link::{HostArgs, LinkArgs, OutputArgs},
     nix::NixArgs,
-    values::{Mode, hardware, keys, owner, pairs},
+    values::{Mode, Taking, hardware, keys, owner, pairs, resume},
     vm_test,
 };
-use crate::request::{Flake, Image, Kexec, Phases, Request, Source, VmTest};
+use crate::request::{Flake, Image, Kexec, Patience, Phases, Request, Source, VmTest};
 
 /// What `landfall install` takes.
 #[derive(Debug, Args)]
@@ -95,9 +95,19 @@ struct WorkArgs {
     /// Erase the disks without asking
     #[arg(short, long)]
     yes: bool,
-    /// Begin a new run instead of taking up the one that broke off
+    /// What to do about a run of this command that broke off [default: auto]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    resume: Option<Taking>,
+    /// The same as `--resume never`
     #[arg(long)]
     fresh: bool,
+    /// Leave as soon as the machine has everything: it does the rest alone
+    #[arg(long)]
+    detach: bool,
+    /// Wait for this long for a machine that boots: a number and `s`, `m` or `h`
+    /// [default: 10m for the installer, 15m for the installed system]
+    #[arg(long, value_name = "TIME")]
+    boot_timeout: Option<Patience>,
     /// Do not wait for the installed system to come up
     #[arg(long)]
     no_verify: bool,
@@ -181,11 +191,13 @@ impl InstallArgs {
             check: !environment.no_check,
             nix: self.nix.options(&self.deprecated, self.output.debug)?,
             yes: self.work.yes,
-            fresh: self.work.fresh,
+            resume: resume(self.work.resume, self.work.fresh)?,
             compat,
+            detach: self.work.detach,
             verify: !self.work.no_verify,
             keep_journal: self.work.keep_journal,
             reconnect_timeout: way.reconnect_timeout,
+            boot_timeout: self.work.boot_timeout.map(|patience| patience.0),
             output,
             remarks,
         };

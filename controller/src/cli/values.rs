@@ -6,7 +6,7 @@ use landfall_proto::{
     order::{DiskoMode, Owner, TargetPath},
 };
 
-use crate::request::{Backend, BuildOn, Hardware, HostKeyPolicy, Key};
+use crate::request::{Backend, BuildOn, Hardware, HostKeyPolicy, Key, Resume};
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub(super) enum Mode {
@@ -43,6 +43,16 @@ pub(super) enum Place {
     Remote,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Taking {
+    /// Take it up; begin a new run where there is none
+    Auto,
+    /// Begin a new run
+    Never,
+    /// Take it up; do nothing where there is none
+    Require,
+}
+
 /// A shell that completes commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
@@ -72,6 +82,31 @@ impl From<Policy> for HostKeyPolicy {
             Policy::AcceptNew => Self::AcceptNew,
             Policy::Off => Self::Off,
         }
+    }
+}
+
+impl From<Taking> for Resume {
+    fn from(taking: Taking) -> Self {
+        match taking {
+            Taking::Auto => Self::Auto,
+            Taking::Never => Self::Never,
+            Taking::Require => Self::Require,
+        }
+    }
+}
+
+/// Reads `--resume` and its short form `--fresh`.
+pub(super) fn resume(taking: Option<Taking>, fresh: bool) -> Result<Resume, Failure> {
+    match (taking, fresh) {
+        (Some(Taking::Auto | Taking::Require), true) => {
+            Err(Failure::new("cannot tell whether to take up the run")
+                .because("`--fresh` means `--resume never`, and another `--resume` is given")
+                .hint("leave one of them out")
+                .code("LF0410"))
+        }
+        (_, true) => Ok(Resume::Never),
+        (Some(taking), false) => Ok(taking.into()),
+        (None, false) => Ok(Resume::Auto),
     }
 }
 

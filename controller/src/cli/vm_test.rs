@@ -44,6 +44,7 @@ const USED: &[&str] = &[
     // nothing is asked, and nothing is kept
     "yes",
     "fresh",
+    "resume",
 ];
 
 /// Refuses options that would change what is tested.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use landfall_proto::{failure::Failure, order::System};
+use landfall_proto::failure::Failure;
 use tokio::sync::Mutex;
 
 use super::Desk;
@@ -191,25 +191,30 @@ impl Desk {
     /// Returns how the installed system is reached, best first: it may not know the user of the old one.
     ///
     /// Without a password: those of the old system are none of its business.
-    pub fn installed_ssh(&self, system: &System) -> Vec<Ssh> {
+    fn installed_ssh(&self) -> Vec<Ssh> {
         let target = &self.request.target;
         let root = format!("root@{}", target.host);
         let mut names = vec![target.to_string(), root];
         names.dedup();
-        let keeps_key = system
-            .host_keys_to
+        names
             .iter()
-            .any(|folder| folder.as_str() == "/etc/ssh");
+            .map(|name| self.ssh_to(name, self.request.port()).without_passwords())
+            .collect()
+    }
+
+    /// Returns how the installed system is believed to be the machine, once it has booted.
+    ///
+    /// Where it does not keep the host keys the first boot makes new ones: whoever logs in with our key, knows the system
+    /// and is not the installer.
+    pub fn booted_ssh(&self) -> Vec<Ssh> {
+        let keeps_key =
+            (self.request.host_keys_to.iter()).any(|folder| folder.as_str() == "/etc/ssh");
         let known = self.folder.path().join("installed_known_hosts");
-        let way = |name: &String| {
-            let ssh = self.ssh_to(name, self.request.port()).without_passwords();
-            match keeps_key {
-                true => self.pinned(ssh),
-                // the first boot makes new keys: whoever logs in with our key, knows the system and is not the installer
-                false => ssh.accepting(&known, &self.alias()),
-            }
+        let believed = |ssh: Ssh| match keeps_key {
+            true => self.pinned(ssh),
+            false => ssh.accepting(&known, &self.alias()),
         };
-        names.iter().map(way).collect()
+        self.installed_ssh().into_iter().map(believed).collect()
     }
 
     /// Returns the fingerprints of which the machine's key must be one.

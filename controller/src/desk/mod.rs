@@ -1,16 +1,17 @@
 //! What all phases of a run share: the request, the keys, the screen, and the agent while there is one.
 //!
 //! Here is what stays the same for a whole run. How this machine gets in is in [`login`]; how the agent is brought there and
-//! talked to is in [`agent`], what travels to it in [`deliver`], how it is taken off in [`leave`]. Which order it gets,
-//! and when, is for the phases to say.
+//! talked to is in [`agent`], what travels to it in [`deliver`], how it is taken off in [`leave`] or left to itself in
+//! [`alone`]. Which order it gets, and when, is for the phases to say.
 
 mod agent;
+mod alone;
 mod deliver;
 mod leave;
 mod login;
 mod past;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::atomic::AtomicBool};
 
 use landfall_proto::{
     facts::Facts,
@@ -20,7 +21,7 @@ use landfall_proto::{
 use tokio::sync::{Mutex, watch};
 
 use self::agent::{Agent, Landing};
-pub use self::{agent::Reached, login::Login, past::Past};
+pub use self::{agent::Reached, alone::ALONE, login::Login, past::Past};
 use crate::{
     local::{keys::Credentials, nix::Nix, secret::Secret, state::RunFolder},
     remote::{link::LinkView, ssh::Ssh},
@@ -53,6 +54,7 @@ pub struct Desk {
     pub keys: Mutex<Vec<(KeyPath, Secret)>>,
     agent: Mutex<Option<Agent>>,
     landing: Mutex<Option<Landing>>,
+    alone: AtomicBool,
 }
 
 impl Desk {
@@ -80,6 +82,7 @@ impl Desk {
             keys: Mutex::default(),
             agent: Mutex::default(),
             landing: Mutex::default(),
+            alone: AtomicBool::new(false),
         }
     }
 

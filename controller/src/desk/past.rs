@@ -5,7 +5,7 @@
 
 use engine::journal::Mark;
 use landfall_proto::{
-    event::Kind,
+    event::{Kind, Outcome},
     facts::Disk,
     order::{ConsentedDisk, System},
 };
@@ -43,6 +43,13 @@ impl Past {
                 (Kind::StepStarted { .. }, "kexec") => past.kexec_begun = true,
                 (Kind::StepStarted { .. }, "disko" | "install") => past.disks_begun = true,
                 (Kind::StepStarted { .. }, "reboot") => past.rebooted = false,
+                // passed over, it was left to the agent
+                (
+                    Kind::StepFinished {
+                        outcome: Outcome::Skipped { .. },
+                    },
+                    "reboot",
+                ) => {}
                 (Kind::StepFinished { .. }, "reboot") => past.rebooted = true,
                 (Kind::StepFinished { .. }, "prepare" | "build") => past.take(mark),
                 _ => {}
@@ -81,7 +88,7 @@ impl Past {
 
 #[cfg(test)]
 mod tests {
-    use landfall_proto::event::{Event, Outcome};
+    use landfall_proto::event::Event;
     use serde_json::{Value, json};
 
     use super::*;

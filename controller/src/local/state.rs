@@ -10,6 +10,7 @@
 //!                 credentials.json        keys of the tunnel, gone with the run
 //!                 key, key.pub            login to the installer, gone with the run
 //!                 extra-files.tar         what is to be put on the system, gone with the run
+//!                 alone.json              that the agent was left alone, until somebody drives again
 //!                 events.jsonl            what was shown
 //! ```
 
@@ -47,6 +48,18 @@ pub struct OpenRun {
     /// When it began, in seconds since 1970 by this machine's clock.
     pub began: u64,
 }
+
+/// A run that was left to its agent, and what will be found once that is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alone {
+    /// Id of the installer's boot.
+    pub boot_id: String,
+    /// The system that is being installed, where one is.
+    pub system: Option<String>,
+}
+
+/// Name of the file that says so.
+const ALONE: &str = "alone.json";
 
 /// The way into an installer that a run has left running: its login key, which may be the only one, and its host key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,6 +261,35 @@ impl RunFolder {
         // the archive lies in the temporary folder, which may be another file system
         fs::copy(file.path(), &path).map_err(|error| cannot("write", &path).caused_by(&error))?;
         Ok(path)
+    }
+
+    /// Remembers that the run was left to its agent.
+    pub fn set_alone(&self, alone: &Alone) -> Result<(), Failure> {
+        let bytes = serde_json::to_vec(alone).expect("what is remembered is plain data");
+        file::write_private(&self.0.join(ALONE), &bytes)
+    }
+
+    /// Returns how the run was left to its agent, if it was.
+    pub fn alone(&self) -> Result<Option<Alone>, Failure> {
+        let path = self.0.join(ALONE);
+        let Some(bytes) = file::read(&path)? else {
+            return Ok(None);
+        };
+        let alone = serde_json::from_slice(&bytes);
+        alone
+            .map(Some)
+            .map_err(|error| cannot("read", &path).caused_by(&error))
+    }
+
+    /// Forgets that the run was left to its agent: somebody drives it again.
+    pub fn forget_alone(&self) -> Result<(), Failure> {
+        let path = self.0.join(ALONE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(cannot("remove", &path).caused_by(&error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the recorded events.

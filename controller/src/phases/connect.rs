@@ -16,8 +16,7 @@ use crate::{
 
 /// The first login: name lookup, TCP, keys, and perhaps a passphrase.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
-/// How long a machine is waited for that was told to boot the installer, and how often it is asked.
-const BOOT: Duration = Duration::from_secs(600);
+/// How often a machine is asked that was told to boot the installer.
 const PAUSE: Duration = Duration::from_secs(2);
 const FIRST_LOOK_PERSON: Duration = Duration::from_secs(180);
 
@@ -84,7 +83,7 @@ impl Connect<'_> {
             .system
             .as_ref()
             .filter(|_| desk.past.disks_begun)?;
-        for ssh in desk.installed_ssh(system) {
+        for ssh in desk.booted_ssh() {
             let Ok(machine) = upload::probe(&ssh).await else {
                 ssh.forget_first();
                 continue;
@@ -121,7 +120,7 @@ impl Connect<'_> {
     async fn installer(&self, cx: &Context) -> Option<Ssh> {
         let installer = self.desk.installer_ssh();
         let named = self.desk.pinned(self.desk.ssh());
-        let until = tokio::time::Instant::now() + BOOT;
+        let until = tokio::time::Instant::now() + self.desk.request.installer_boots();
         loop {
             match upload::probe(&installer).await {
                 Ok(machine) if machine.variant == "installer" => return Some(installer),

@@ -7,7 +7,10 @@ use landfall_proto::{
 };
 
 use super::prepare::Prepared;
-use crate::desk::{Desk, Reached};
+use crate::{
+    desk::{ALONE, Desk, Reached},
+    request::Phase,
+};
 
 /// Partitions, formats and mounts.
 #[derive(Debug)]
@@ -48,6 +51,11 @@ impl Step for Disko<'_> {
                     .await?;
             }
             self.desk.supply(Input::DiskoScript).await?;
+        }
+        let request = &self.desk.request;
+        if request.hands_over() && !request.phases.has(Phase::Install) {
+            self.desk.hand_over(None).await?;
+            return Ok(Done::skipped((), ALONE));
         }
         self.desk
             .follow(&["inspect", "tools", "format", "mount"], cx)

@@ -7,7 +7,7 @@ use landfall_proto::{
 };
 
 use super::prepare::Prepared;
-use crate::desk::{Desk, Reached};
+use crate::desk::{ALONE, Desk, Reached};
 
 /// Copies and installs the system.
 #[derive(Debug)]
@@ -46,6 +46,12 @@ impl Step for Install<'_> {
                 self.desk.send(path, &archive.blob, cx).await?;
             }
             self.desk.supply(Input::System).await?;
+        }
+        if self.desk.request.hands_over() {
+            let system = self.prepared.system.as_ref();
+            let toplevel = system.map(|system| system.toplevel.as_str());
+            self.desk.hand_over(toplevel).await?;
+            return Ok(Done::skipped((), ALONE));
         }
         self.desk.follow(&["copy", "files", "install"], cx).await?;
         Ok(Done::new(()))

@@ -1,8 +1,6 @@
 //! Boots the installer, and believes that it did only what cannot be otherwise: another boot, the run's own marker, the
 //! same host key.
 
-use std::time::Duration;
-
 use engine::step::{Context, Done, Repeat, Step};
 use landfall_proto::{
     failure::Failure,
@@ -14,10 +12,6 @@ use crate::{
     desk::{Desk, Reached},
     remote::wait,
 };
-
-/// From the last word of the old system to the first of the installer; seen: 25 s under emulation, minutes on servers
-/// whose network cards take their time.
-const BOOT: Duration = Duration::from_secs(600);
 
 /// Boots the installer.
 #[derive(Debug)]
@@ -74,7 +68,7 @@ impl Kexec<'_> {
         wait::for_boot(
             std::slice::from_ref(&ssh),
             &self.machine.boot_id,
-            BOOT,
+            desk.request.installer_boots(),
             |machine| match machine.variant.as_str() {
                 "installer" => Ok(()),
                 _ => Err("what answers is no installer".to_owned()),

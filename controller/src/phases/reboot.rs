@@ -4,7 +4,7 @@ use engine::step::{Context, Done, Repeat, Step};
 use landfall_proto::failure::Failure;
 
 use super::prepare::Prepared;
-use crate::desk::{Desk, Reached};
+use crate::desk::{ALONE, Desk, Reached};
 
 /// Leaves the disks clean and reboots.
 #[derive(Debug)]
@@ -23,6 +23,9 @@ impl Step for Reboot<'_> {
     type Proof = ();
 
     async fn run(&self, cx: &Context) -> Result<Done<()>, Failure> {
+        if self.desk.is_handed_over() {
+            return Ok(Done::skipped((), ALONE));
+        }
         self.machine.check_installer()?;
         self.desk.order(self.prepared.job()).await?;
         self.desk.follow(&["seal", "reboot"], cx).await?;

@@ -1,14 +1,12 @@
 //! Waits for the installed system and looks whether it is the one that was asked for.
 
-use std::time::Duration;
-
 use engine::step::{Context, Done, Repeat, Step};
 use landfall_proto::{failure::Failure, order::System};
 
-use crate::{desk::Desk, remote::wait};
-
-/// From the reboot to the first login: firmware of servers takes minutes.
-const BOOT: Duration = Duration::from_secs(900);
+use crate::{
+    desk::{ALONE, Desk},
+    remote::wait,
+};
 
 /// Waits for the installed system.
 #[derive(Debug)]
@@ -31,15 +29,18 @@ impl Step for Verify<'_> {
             return Ok(Done::skipped((), "no system was installed"));
         };
         let desk = self.desk;
+        if desk.is_handed_over() {
+            return Ok(Done::skipped((), ALONE));
+        }
         if !desk.request.verify {
             return Ok(Done::skipped((), "`--no-verify`"));
         }
-        let ways = desk.installed_ssh(system);
+        let ways = desk.booted_ssh();
         let toplevel = system.toplevel.as_str();
         let found = wait::for_boot(
             &ways,
             self.old_boot,
-            BOOT,
+            desk.request.system_boots(),
             |machine| match (machine.variant.as_str(), machine.system.as_deref()) {
                 ("installer", _) => Err("an installer answers".to_owned()),
                 (_, Some(found)) if found == toplevel => Ok(()),

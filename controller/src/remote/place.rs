@@ -51,6 +51,61 @@ done
 echo landfall-place-end
 "##;
 
+/// Looks what there is of an agent, and changes nothing: its folder, its socket, and programs that may be its own.
+pub fn traces(root: Root, agent_folder: &str) -> Remote {
+    let script = TRACES
+        .replace("@folders@", FOLDERS)
+        .replace("@agent@", agent_folder);
+    Remote::as_root(root, &script)
+}
+
+const TRACES: &str = r#"
+echo landfall-place-1
+[ -d "@agent@" ] && echo agent-folder
+[ -S "@agent@/agent.sock" ] && echo agent-socket
+for d in @folders@; do
+  [ ! -L "$d" ] && [ -O "$d" ] || continue
+  for p in "$d"/landfall-agent-*; do
+    if [ -x "$p" ]; then echo "program $p"; fi
+  done
+done
+echo landfall-place-end
+"#;
+
+/// What there is of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Traces {
+    /// Whether its folder is there.
+    pub folder: bool,
+    /// Whether a socket is: it serves, or was killed.
+    pub socket: bool,
+    /// Programs that may be its own: folder and hash.
+    pub programs: Vec<(String, BlobHash)>,
+}
+
+/// Reads the answer to `traces`; none where the shell did not answer.
+pub fn traced(stdout: &[u8]) -> Option<Traces> {
+    let text = String::from_utf8_lossy(stdout);
+    let lines = between_marks(&text)?;
+    let mut traces = Traces::default();
+    for line in lines {
+        match line {
+            "agent-folder" => traces.folder = true,
+            "agent-socket" => traces.socket = true,
+            _ => traces.programs.extend(program(line)),
+        }
+    }
+    Some(traces)
+}
+
+fn program(line: &str) -> Option<(String, BlobHash)> {
+    let (folder, name) = line.strip_prefix("program ")?.rsplit_once('/')?;
+    let hash = name.strip_prefix("landfall-agent-")?.to_owned();
+    let known = FOLDERS.split(' ').any(|known| known == folder);
+    let hash = BlobHash::try_from(hash).ok().filter(|_| known)?;
+    Some((folder.to_owned(), hash))
+}
+
 /// Takes the rest of the agent from stdin, and checks it.
 ///
 /// Says first from which offset on it wants bytes. What an earlier connection left is copied to a new file: should
@@ -110,22 +165,11 @@ pub fn name(hash: &BlobHash) -> String {
 /// Reads the answer to `search`.
 pub fn found(stdout: &[u8], root: Root, host: &str) -> Result<Place, Failure> {
     let text = String::from_utf8_lossy(stdout);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     let cannot = |why: &str| Failure::new(format!("cannot place the agent on {host}")).because(why);
-    let end = lines.iter().rposition(|line| *line == "landfall-place-end");
-    let begin = end.and_then(|end| {
-        lines[..end]
-            .iter()
-            .rposition(|line| *line == "landfall-place-1")
-    });
-    let (Some(begin), Some(end)) = (begin, end) else {
+    let Some(lines) = between_marks(&text) else {
         return Err(cannot("the machine's shell did not answer").code("LF0204"));
     };
-    let answer = |word: &str| {
-        lines[begin..end]
-            .iter()
-            .find_map(|line| line.strip_prefix(word))
-    };
+    let answer = |word: &str| lines.iter().find_map(|line| line.strip_prefix(word));
     let folder = answer("folder ").filter(|folder| is_plain_path(folder)).ok_or_else(|| {
         cannot("no folder of root's allows programs")
             .because(format!("tried {FOLDERS}"))
@@ -138,6 +182,18 @@ pub fn found(stdout: &[u8], root: Root, host: &str) -> Result<Place, Failure> {
         there,
         root,
     })
+}
+
+/// Returns the lines of an answer; login scripts may say something before and after.
+fn between_marks(text: &str) -> Option<Vec<&str>> {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let end = lines
+        .iter()
+        .rposition(|line| *line == "landfall-place-end")?;
+    let begin = lines[..end]
+        .iter()
+        .rposition(|line| *line == "landfall-place-1")?;
+    Some(lines[begin + 1..end].to_vec())
 }
 
 /// Reads the offset that `receive` starts from.
@@ -189,7 +245,7 @@ mod tests {
 
     #[test]
     fn scripts_pass_through_any_login_shell() {
-        for script in [SEARCH, RECEIVE, REMOVE] {
+        for script in [SEARCH, TRACES, RECEIVE, REMOVE] {
             assert!(!script.contains('\'') && !script.contains('\\'));
         }
     }
@@ -215,6 +271,24 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn traces_are_read_word_for_word() {
+        let hash = "ab".repeat(32);
+        let text = format!(
+            "noise\nlandfall-place-1\nagent-folder\nagent-socket\n\
+             program /tmp/landfall-bin/landfall-agent-{hash}\n\
+             program /tmp/landfall-bin/landfall-agent-{hash}.part\n\
+             program /tmp/else/landfall-agent-{hash}\nlandfall-place-end\nagent-socket\n"
+        );
+        let traces = traced(text.as_bytes()).unwrap();
+        assert!(traces.folder && traces.socket);
+        let hash = BlobHash::try_from(hash).unwrap();
+        assert_eq!(traces.programs, [("/tmp/landfall-bin".to_owned(), hash)]);
+        let none = traced(b"landfall-place-1\nlandfall-place-end\n");
+        assert_eq!(none, Some(Traces::default()));
+        assert_eq!(traced(b"landfall-place-1\n"), None);
     }
 
     #[test]

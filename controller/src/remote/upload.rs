@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     classify::{SshError, Trouble},
-    place::{self, Place},
+    place::{self, Place, Traces},
     probe::{self, Lock, Machine, Root},
     ssh::{Output, Ssh},
 };
@@ -84,6 +84,17 @@ pub async fn search(ssh: &Ssh, root: Root, hash: &BlobHash) -> Result<Place, Fai
         .run(&place::search(root, hash), &[], patience(ssh))
         .await?;
     place::found(&output.stdout, root, ssh.destination()).map_err(|failure| said(failure, &output))
+}
+
+/// Looks what there is of an agent, and changes nothing.
+pub async fn traces(ssh: &Ssh, root: Root, folder: &str) -> Result<Traces, Failure> {
+    let output = ssh
+        .run(&place::traces(root, folder), &[], patience(ssh))
+        .await?;
+    place::traced(&output.stdout).ok_or_else(|| {
+        let failure = Failure::new(format!("cannot look for an agent on {}", ssh.destination()));
+        said(failure.code("LF0204"), &output)
+    })
 }
 
 /// Sends the agent to its place unless it is there, going on after a lost connection until the deadline.
@@ -212,7 +223,27 @@ pub async fn start(
     credentials: &[u8],
 ) -> Result<Started, Failure> {
     let arguments = format!("spawn --dir {}", super::ssh::quote(folder));
-    let command = placed.place.command(&placed.hash, &arguments);
+    spawn(ssh, placed, &arguments, credentials).await
+}
+
+/// Lets these credentials in to an agent that serves there already. Starts none.
+pub async fn admit(
+    ssh: &Ssh,
+    placed: &Placed,
+    folder: &str,
+    credentials: &[u8],
+) -> Result<Started, Failure> {
+    let arguments = format!("spawn --only-find --dir {}", super::ssh::quote(folder));
+    spawn(ssh, placed, &arguments, credentials).await
+}
+
+async fn spawn(
+    ssh: &Ssh,
+    placed: &Placed,
+    arguments: &str,
+    credentials: &[u8],
+) -> Result<Started, Failure> {
+    let command = placed.place.command(&placed.hash, arguments);
     let output = ssh
         .run(&command, credentials, START.max(patience(ssh)))
         .await?;

@@ -94,12 +94,20 @@ impl Request {
         let copies = disko || self.phases.has(Phase::Install);
         let built = matches!(self.source, Some(Source::StorePaths { .. }));
         let idle = "neither phase disko nor phase install is asked for";
+        let boots = self.phases.has(Phase::Kexec) || self.phases.has(Phase::Reboot);
+        let stays = "neither phase kexec nor phase reboot is asked for";
         let done = "`--store-paths` names what is built already";
         let remote = self.nix.build_on == BuildOn::Remote;
         let useless = [
             (!copies && self.nix.from.is_some(), "--from", idle),
+            (
+                !boots && self.boot_timeout.is_some(),
+                "--boot-timeout",
+                stays,
+            ),
             (!copies && remote, "--build-on remote", idle),
             (built && copies && remote, "--build-on remote", done),
+            (!copies && self.detach, "--detach", idle),
             (
                 !copies && !self.nix.substitute,
                 "--no-substitute-on-destination",

@@ -66,16 +66,20 @@ pub struct Request {
     pub nix: NixOptions,
     /// Whether erasing the disks has been agreed to on the command line.
     pub yes: bool,
-    /// Whether a run that broke off is left behind instead of taken up.
-    pub fresh: bool,
+    /// What is done about a run that broke off.
+    pub resume: Resume,
     /// Whether landfall stands in for nixos-anywhere, and so asks nothing that nixos-anywhere does not ask.
     pub compat: bool,
+    /// Whether the agent is left alone as soon as it has everything.
+    pub detach: bool,
     /// Whether the installed system is waited for and looked at.
     pub verify: bool,
     /// Whether the journal of the run stays on the installed system.
     pub keep_journal: bool,
     /// For how long a lost link is tried again.
     pub reconnect_timeout: Duration,
+    /// For how long a machine is waited for that was told to boot, where the user says so.
+    pub boot_timeout: Option<Duration>,
     /// What is shown, and where.
     pub output: Output,
     /// What is to be said about the words of the command line, such as that an option is deprecated.
@@ -138,6 +142,18 @@ pub struct Hardware {
     pub path: PathBuf,
 }
 
+/// What is done about a run of the same command that broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resume {
+    /// It is taken up; where there is none, another one begins.
+    #[default]
+    Auto,
+    /// It is left behind, and another one begins.
+    Never,
+    /// It is taken up; where there is none, nothing is done.
+    Require,
+}
+
 /// A program that describes hardware.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -197,6 +213,23 @@ impl Request {
             self.hardware
         );
         blake3::hash(wish.as_bytes()).to_hex().to_string()
+    }
+
+    /// Whether the agent is left alone as soon as it has everything: where there is something to give it.
+    pub fn hands_over(&self) -> bool {
+        self.detach && (self.phases.has(Phase::Disko) || self.phases.has(Phase::Install))
+    }
+
+    /// Returns how long the installer is waited for, from the last word of the old system to its first; seen: 25 s under
+    /// emulation, minutes on servers whose network cards take their time.
+    pub fn installer_boots(&self) -> Duration {
+        self.boot_timeout.unwrap_or(Duration::from_secs(600))
+    }
+
+    /// Returns how long the installed system is waited for, from the reboot to the first login: firmware of servers takes
+    /// minutes.
+    pub fn system_boots(&self) -> Duration {
+        self.boot_timeout.unwrap_or(Duration::from_secs(900))
     }
 
     /// Returns the port of the old system, where one was given.
