@@ -25,6 +25,8 @@ pub mod facts;
 pub mod order;
 pub mod version;
 
+pub mod redact;
+
 pub mod stream;
 pub mod wire;
 

@@ -1,6 +1,13 @@
 //! Generated types to and from the types of this crate, with the bounds that foreign input has to keep.
 
+mod piece;
+
 use zeroize::{Zeroize, Zeroizing};
+
+pub use self::piece::{
+    NO_MORE, PIECE_MAX, PIECES, Piece, length_of_frame, piece_from_frame, piece_from_wire,
+    piece_to_frame, piece_to_wire,
+};
 
 use crate::{
     event::Event,
