@@ -12,7 +12,8 @@ use landfall_agent::{
     machine::{Machine, detach, initrd},
     serve, tunnel,
 };
-use landfall_proto::failure::Failure;
+use landfall_proto::{failure::Failure, wire};
+use tokio::sync::mpsc;
 
 /// Works for landfall on the machine that is being installed
 #[derive(Debug, Parser)]
@@ -50,6 +51,15 @@ enum Command {
     },
     /// Look at the machine and print what is seen as JSON; nothing is changed, and nobody is disturbed
     Facts {
+        /// Directory of the agent that may be at work
+        #[arg(long, default_value = "/run/landfall")]
+        dir: PathBuf,
+        /// Take the own program off afterwards, unless somebody else runs it
+        #[arg(long)]
+        leave: bool,
+    },
+    /// Gather what explains a failure and write it piece by piece; nothing is changed, and nobody is disturbed
+    Gather {
         /// Directory of the agent that may be at work
         #[arg(long, default_value = "/run/landfall")]
         dir: PathBuf,
@@ -119,23 +129,53 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Facts { dir, leave } => {
             let machine = Machine::real(dir);
             let printed = print(&runtime()?.block_on(machine.facts()));
-            // an agent at work may run from the very same file
-            if leave && !machine.program_is_shared() {
-                detach::remove_own_program();
-            }
+            leave_if(leave, &machine);
             printed
+        }
+        Command::Gather { dir, leave } => {
+            let machine = Machine::real(dir);
+            let written = runtime()?.block_on(gather(&machine));
+            leave_if(leave, &machine);
+            written
         }
         Command::Version => print(&serve::identity()?),
     }
 }
 
-fn print(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let line = serde_json::to_string(value).expect("what is printed is plain data");
-    writeln!(std::io::stdout(), "{line}").map_err(|error| {
+/// Takes the own program off, unless an agent at work runs from the very same file.
+fn leave_if(leave: bool, machine: &Machine) {
+    if leave && !machine.program_is_shared() {
+        detach::remove_own_program();
+    }
+}
+
+/// Writes pieces to stdout as they are found.
+async fn gather(machine: &Machine) -> Result<(), Failure> {
+    let (out, mut pieces) = mpsc::channel(1);
+    let write = async move {
+        write_out(wire::PIECES)?;
+        while let Some(piece) = pieces.recv().await {
+            write_out(&wire::piece_to_frame(piece))?;
+        }
+        write_out(&wire::NO_MORE)
+    };
+    let ((), written) = tokio::join!(machine.gather(out), write);
+    written
+}
+
+fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|error| {
         Failure::new("cannot print")
             .caused_by(&error)
             .code("LF1207")
     })
+}
+
+fn print(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let line = serde_json::to_string(value).expect("what is printed is plain data");
+    write_out(format!("{line}\n").as_bytes())
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -195,7 +195,11 @@ impl Agent for Service {
 
     async fn gather(&self, request: Request<v1::GatherRequest>) -> Reply<Pieces> {
         self.looks(&request)?;
-        Err(Status::unimplemented("nothing is gathered yet"))
+        let (pieces, stream) = mpsc::channel(1);
+        let session = Arc::clone(&self.session);
+        tokio::spawn(async move { session.gather(pieces).await });
+        let pieces = ReceiverStream::new(stream).map(|piece| Ok(wire::piece_to_wire(piece)));
+        Ok(Response::new(Box::pin(pieces)))
     }
 
     type LaneStream = Frames;

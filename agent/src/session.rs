@@ -17,9 +17,9 @@ use landfall_proto::{
     order::{Describer, Input, Job, KeyPath, NixSettings, Order, RunId, StorePath},
     report::{End, Status},
     stream::mux::Mux,
-    wire,
+    wire::{self, Piece},
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -27,7 +27,7 @@ use crate::{
     deliveries::{Arrivals, Door},
     fence::Fence,
     machine::{
-        Machine, files,
+        Machine, files, gather,
         here::{Here, wall_clock},
         reboot,
         spool::Spool,
@@ -217,6 +217,17 @@ impl Session {
     ) -> Result<(Vec<u8>, String), Failure> {
         let _turn = self.turn.lock().await;
         self.machine.describe(describer, program.as_ref()).await
+    }
+
+    /// Gathers what explains a failure, for as long as somebody takes it: what the run has told, then the machine.
+    pub(crate) async fn gather(&self, out: mpsc::Sender<Piece>) {
+        if let Some(board) = self.board() {
+            let (events, _) = board.report_since(0, 0);
+            if out.send(gather::told(&events)).await.is_err() {
+                return;
+            }
+        }
+        self.machine.gather(out).await;
     }
 
     /// Asks the run to stop.

@@ -17,6 +17,7 @@ pub mod detach;
 pub mod disks;
 pub mod facts;
 pub mod files;
+pub mod gather;
 pub mod here;
 pub mod hostkeys;
 mod image;
