@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -262,6 +262,8 @@ pub struct Ended {
     pub state: MachineState,
     /// Why it did not end well.
     pub failure: Option<Failure>,
+    /// Where that is explained at length.
+    pub bundle: Option<PathBuf>,
 }
 
 impl Ended {
@@ -271,6 +273,7 @@ impl Ended {
             exit: Exit::Done,
             state: trail.state(),
             failure: None,
+            bundle: None,
         }
     }
 
@@ -289,6 +292,7 @@ impl Ended {
             exit: trail.exit_on_failure(),
             state: trail.state(),
             failure: Some(failure),
+            bundle: None,
         }
     }
 
@@ -302,6 +306,7 @@ impl Ended {
             exit,
             state: trail.state(),
             failure: Some(failure),
+            bundle: None,
         }
     }
 
@@ -314,6 +319,7 @@ impl Ended {
             exit: Exit::Interrupted,
             state: trail.state(),
             failure: Some(failure),
+            bundle: None,
         }
     }
 
@@ -323,6 +329,7 @@ impl Ended {
             exit: Exit::Usage,
             state: MachineState::Untouched,
             failure: Some(failure),
+            bundle: None,
         }
     }
 }
@@ -375,10 +382,12 @@ pub fn write_failure(
         let page = format!("read more with `landfall explain {}`", failure.code);
         part("hint", "32", &page)?;
     }
-    match log {
-        Some(log) => part("log", "36", &log.display().to_string()),
-        None => Ok(()),
+    for (label, path) in [("log", log), ("bundle", ended.bundle.as_deref())] {
+        if let Some(path) = path {
+            part(label, "36", &path.display().to_string())?;
+        }
     }
+    Ok(())
 }
 
 /// Returns text without what could steer a terminal: control characters other than the end of a line and the tab, and
@@ -604,13 +613,15 @@ mod tests {
              hint: read more with `landfall explain LF0501`\n\
              log: /log\n",
         );
-        let lost = Ended::lost(Failure::new("cannot reach host01"), &trail);
+        let mut lost = Ended::lost(Failure::new("cannot reach host01"), &trail);
+        lost.bundle = Some(PathBuf::from("/bundle"));
         assert_eq!(lost.exit, Exit::Unknown);
         check_text(
             &lost,
             "error: cannot reach host01\n\
              state: when last seen, host01 runs the installer; its disks are unchanged; the agent may be going on\n\
-             log: /log\n",
+             log: /log\n\
+             bundle: /bundle\n",
         );
     }
 

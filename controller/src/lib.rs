@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod request;
 
+pub mod bundle;
 pub mod operate;
 pub mod vm_test;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use landfall::{
-    check,
+    bundle, check,
     cli::{self, Environment, Stop, Task, pages},
     exit::{self, Ended, Exit},
     explain,
@@ -58,6 +58,7 @@ fn perform(task: Task) -> Exit {
     match task {
         Task::Install(request) => run(operate::install(*request)),
         Task::Check(request) => run(check::check(*request)),
+        Task::Bundle(wanted) => run(bundle::bundle(*wanted)),
         Task::VmTest(test) => run(vm_test::vm_test(*test)),
         Task::Explain(words) if words.is_empty() => usage(print(explain::list().as_bytes())),
         Task::Explain(words) => {

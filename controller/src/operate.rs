@@ -7,17 +7,20 @@ use std::{
 };
 
 use engine::{
+    board::Board,
     journal::{Header, Journal},
     run::Run,
 };
 use landfall_proto::{
     failure::{Contact, Failure},
     order::RunId,
+    report::{Status, StepState},
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    bundle,
     desk::{Desk, Login, Past},
     exit::{Ended, Exit, MachineState},
     local::{
@@ -48,6 +51,8 @@ pub async fn install(request: Request) -> Exit {
             if let Ok(recording) = file::append_private(&log) {
                 screen.record_to(Box::new(BufWriter::new(recording)));
             }
+            // nor are words that cannot be kept
+            let _ = file::write_private(&begun.folder.words(), bundle::words().as_bytes());
             (go(request, &begun, &screen).await, Some(log))
         }
         Err(failure) => (Ended::failed(failure, &screen.trail()), None),
@@ -69,15 +74,11 @@ struct Begun {
 ///
 /// A run is taken up by a command that wants the same. One that wants something else begins anew.
 fn begin(request: &Request, screen: &Screen) -> Result<Begun, Failure> {
-    let host = match request.port() {
-        Some(port) => format!("{}:{port}", request.target.host),
-        None => request.target.host.clone(),
-    };
-    let state = State::open(&host)?;
+    let state = State::open(&request.remembered_as())?;
     let order = request.wish();
     let open = state.current()?.filter(|open| open.order == order);
     if request.resume == Resume::Require && open.is_none() {
-        return Err(nothing_open(&host));
+        return Err(nothing_open(&request.remembered_as()));
     }
     if let Some(open) = open.filter(|_| request.resume != Resume::Never) {
         screen.note("taking up the run that broke off");
@@ -142,6 +143,7 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
         Ok(done) => desk.past.rebooted |= done,
         Err(failure) => return failed(failure),
     }
+    let board = run.board();
     let shown = tokio::spawn(screen::show(
         run.board(),
         desk.view.subscribe(),
@@ -156,6 +158,10 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
     let contact = match &told {
         Some(Err(failure)) => failure.contact,
         _ => Contact::Kept,
+    };
+    let bundle = match (&told, failed_phase(&board)) {
+        (Some(Err(failure)), Some(phase)) => bundle::after(&desk, &phase, failure).await,
+        _ => None,
     };
     // an agent out of reach goes on by itself, and one of somebody else's is theirs
     if matches!(contact, Contact::Lost | Contact::Foreign | Contact::Taken) {
@@ -177,14 +183,26 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
     if matches!(told, Some(Ok(()))) && story::plan(&desk.request).contains(&"reboot") {
         desk.forget_way_in();
     }
-    match told {
+    let ended = match told {
         Some(Ok(())) => Ended::done(&screen.trail()),
         Some(Err(failure)) if matches!(contact, Contact::Gone | Contact::Lost | Contact::Taken) => {
             Ended::lost(failure, &screen.trail())
         }
         Some(Err(failure)) => failed(failure),
         None => Ended::interrupted(&screen.trail()),
-    }
+    };
+    Ended { bundle, ..ended }
+}
+
+/// Returns the phase that has failed.
+fn failed_phase(board: &Board) -> Option<String> {
+    let state = board.state();
+    let failed = |step: &&StepState| matches!(step.status, Status::Failed(_));
+    state
+        .steps
+        .iter()
+        .find(failed)
+        .map(|step| step.name.clone())
 }
 
 /// Completes when somebody wants the command to end: ctrl-c, or what a service manager or a closed terminal sends.

@@ -164,7 +164,7 @@ fn set_up(request: Request, screen: &Screen) -> Result<SetUp, Failure> {
 }
 
 /// A journal of which nothing is read again.
-struct Forgetful;
+pub(crate) struct Forgetful;
 
 impl Store for Forgetful {
     fn append(&mut self, _: &[u8]) -> Result<(), JournalError> {

@@ -23,6 +23,7 @@ use std::{
 use landfall_proto::{facts::Facts, failure::Failure};
 use serde::Serialize;
 
+pub(crate) use self::look::Forgetful;
 pub use self::{look::check, memory::Size};
 use crate::request::{self, Phase, Request};
 

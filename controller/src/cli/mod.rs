@@ -25,9 +25,13 @@ use clap::{
 };
 use landfall_proto::failure::Failure;
 
-use self::{check::CheckArgs, install::InstallArgs};
+use self::{
+    check::{BundleArgs, CheckArgs},
+    install::InstallArgs,
+};
 pub use self::{environment::Environment, values::Shell};
 use crate::{
+    bundle::Wanted,
     exit,
     request::{Request, VmTest},
 };
@@ -88,6 +92,9 @@ enum Command {
     /// Look whether a machine can be installed, and change nothing
     #[command(after_help = after_help())]
     Check(Box<CheckArgs>),
+    /// Gather what explains a failure into one file, without secrets, and change nothing
+    #[command(after_help = after_help())]
+    Bundle(Box<BundleArgs>),
     /// Say what an error means, and what to do about it
     Explain {
         /// A code such as `LF0102`, or words of a message; without any, all codes are listed
@@ -122,6 +129,8 @@ pub enum Task {
     Install(Box<Request>),
     /// Look at a machine.
     Check(Box<Request>),
+    /// Gather what explains a failure.
+    Bundle(Box<Wanted>),
     /// Test a configuration on this machine.
     VmTest(Box<VmTest>),
     /// Explain a code, or what words are about; empty for the list of codes.
@@ -170,6 +179,10 @@ pub fn read(words: &[OsString], environment: &Environment) -> Result<Task, Stop>
         Some(Command::Check(args)) => {
             let request = args.request(environment, remarks);
             request.map(Box::new).map(Task::Check).map_err(Stop::Sense)
+        }
+        Some(Command::Bundle(args)) => {
+            let wanted = args.wanted(environment, remarks);
+            wanted.map(Box::new).map(Task::Bundle).map_err(Stop::Sense)
         }
         Some(Command::Explain { words }) => Ok(Task::Explain(words.join(" "))),
         Some(Command::Replay { file, verbose }) => Ok(Task::Replay {

@@ -1,5 +1,7 @@
 //! What becomes of command lines; `tests/options.rs` has the same for every option.
 
+use std::path::Path;
+
 use landfall_proto::order::DiskoMode;
 
 use super::*;
@@ -256,6 +258,21 @@ fn every_word_is_a_host_under_the_old_name() {
     }
     let task = task_in("landfall", "check h", &Environment::default());
     assert!(matches!(task, Ok(Task::Check(_))), "{task:?}");
+}
+
+#[test]
+fn bundle_is_asked_for_with_the_way_to_a_machine() {
+    let wanted = |line: &str| match task_in("landfall", line, &Environment::default()) {
+        Ok(Task::Bundle(wanted)) => *wanted,
+        other => panic!("{line} asks for no bundle: {other:?}"),
+    };
+    let plain = wanted("bundle root@h");
+    assert_eq!((&*plain.request.target.host, plain.output), ("h", None));
+    let other = wanted("bundle -o - -p 2222 --post-kexec-ssh-port 22 h");
+    assert_eq!(other.output.as_deref(), Some(Path::new("-")));
+    assert_eq!(other.request.remembered_as(), "h:2222");
+    assert_eq!(other.request.login.post_kexec_port, Some(22));
+    refused("bundle", "cannot tell which machine to gather from");
 }
 
 #[test]

@@ -156,7 +156,11 @@ impl Desk {
     }
 
     /// Brings the agent to the machine, and returns the way to it.
-    async fn land(&self, ssh: Ssh, cx: &Context) -> Result<(Ssh, Placed, Arch), Failure> {
+    pub(super) async fn land(
+        &self,
+        ssh: Ssh,
+        cx: &Context,
+    ) -> Result<(Ssh, Placed, Arch), Failure> {
         cx.waiting("the machine to say what it is");
         let machine = upload::probe(&ssh).await?;
         let arch = machine.arch(ssh.destination())?;

@@ -7,6 +7,7 @@
 mod agent;
 mod alone;
 mod deliver;
+mod gather;
 mod leave;
 mod login;
 mod past;

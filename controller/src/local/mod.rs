@@ -8,6 +8,7 @@
 
 pub mod file;
 pub mod keys;
+pub mod records;
 pub mod secret;
 pub mod state;
 pub mod terminal;
@@ -17,6 +18,7 @@ pub mod agents;
 pub mod child;
 
 pub mod archive;
+pub mod bundle;
 pub mod hardware;
 pub mod image;
 pub mod nix;

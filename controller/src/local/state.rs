@@ -12,6 +12,8 @@
 //!                 extra-files.tar         what is to be put on the system, gone with the run
 //!                 alone.json              that the agent was left alone, until somebody drives again
 //!                 events.jsonl            what was shown
+//!                 words.txt               the newest command line, without secrets
+//!                 bundle-<time>.tar.gz    what explains a failure; of a host the newest five
 //! ```
 
 use std::{
@@ -240,6 +242,11 @@ impl RunFolder {
         self.0.join("credentials.json")
     }
 
+    /// Whether the keys of the tunnel are there: the run is open.
+    pub fn credentials_are_kept(&self) -> bool {
+        self.credentials().exists()
+    }
+
     /// Returns the private key that logs in to the installer.
     pub fn key(&self) -> PathBuf {
         self.0.join("key")
@@ -290,6 +297,11 @@ impl RunFolder {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Returns the newest command line.
+    pub fn words(&self) -> PathBuf {
+        self.0.join("words.txt")
     }
 
     /// Returns the recorded events.
@@ -398,7 +410,7 @@ fn lock(path: &Path, host: &str) -> Result<Flock<fs::File>, Failure> {
     }
 }
 
-fn base() -> Result<PathBuf, Failure> {
+pub(super) fn base() -> Result<PathBuf, Failure> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -415,7 +427,7 @@ fn base() -> Result<PathBuf, Failure> {
 }
 
 /// Writes a host as one name of a folder; different hosts have different names.
-fn folder_name(host: &str) -> String {
+pub(super) fn folder_name(host: &str) -> String {
     let mut name = String::new();
     for byte in host.to_lowercase().bytes() {
         match byte {

@@ -117,7 +117,7 @@ impl Connect<'_> {
     /// Returns the way to the installer that an earlier process of this run booted, if it answers.
     ///
     /// A machine that was told to boot it is waited for: it may be on its way.
-    async fn installer(&self, cx: &Context) -> Option<Ssh> {
+    pub(crate) async fn installer(&self, cx: &Context) -> Option<Ssh> {
         let installer = self.desk.installer_ssh();
         let named = self.desk.pinned(self.desk.ssh());
         let until = tokio::time::Instant::now() + self.desk.request.installer_boots();

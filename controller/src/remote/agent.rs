@@ -320,6 +320,11 @@ impl Link {
         }
     }
 
+    /// Returns how the machine is reached, and where the agent lies there.
+    pub fn way(&self) -> (&Ssh, &Placed) {
+        (&self.inner.reach.ssh, &self.inner.reach.placed)
+    }
+
     /// Closes the connection. The next call makes a new one.
     pub async fn close(&self) {
         *self.inner.current.lock().await = None;

@@ -22,6 +22,7 @@ pub mod upload;
 pub mod agent;
 mod channel;
 pub mod follow;
+pub mod gather;
 pub mod link;
 pub mod store;
 pub mod tls;

@@ -232,6 +232,14 @@ impl Request {
         self.boot_timeout.unwrap_or(Duration::from_secs(900))
     }
 
+    /// Returns the name under which the machine is remembered.
+    pub fn remembered_as(&self) -> String {
+        match self.port() {
+            Some(port) => format!("{}:{port}", self.target.host),
+            None => self.target.host.clone(),
+        }
+    }
+
     /// Returns the port of the old system, where one was given.
     pub fn port(&self) -> Option<u16> {
         self.login.port.or(self.target.port)

@@ -2,7 +2,10 @@
 //!
 //! Format 1. Kinds are added without a new number; readers skip those they do not know.
 
-use std::io::{self, BufRead, Write};
+use std::{
+    io::{self, BufRead, Write},
+    path::PathBuf,
+};
 
 use landfall_proto::{event::Event, facts::Disk, failure::Failure};
 use serde::{Deserialize, Serialize};
@@ -49,6 +52,9 @@ pub(super) enum Aside {
         state: MachineState,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<Failure>,
+        /// Where that is explained at length.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bundle: Option<PathBuf>,
     },
 }
 
@@ -132,6 +138,7 @@ impl Aside {
             exit: ended.exit.code(),
             state: ended.state,
             failure,
+            bundle: ended.bundle.clone(),
         }
     }
 }

@@ -37,6 +37,7 @@ fn show(screen: &Screen, aside: Aside) {
             exit,
             state,
             failure,
+            bundle,
             ..
         } => {
             if let Some(exit) = Exit::from_code(exit) {
@@ -45,6 +46,7 @@ fn show(screen: &Screen, aside: Aside) {
                         exit,
                         state,
                         failure,
+                        bundle,
                     },
                     None,
                 );
