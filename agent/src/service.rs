@@ -357,6 +357,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn gathering_begins_with_what_the_run_has_told_and_holds_no_key() {
+        let stage = Stage::new();
+        let service = service(&stage);
+        let key = "correct horse battery staple";
+        let request = v1::EntrustRequest {
+            run_id: "07".repeat(16),
+            path: "/tmp/secret.key".to_owned(),
+            content: key.as_bytes().to_vec(),
+        };
+        service.entrust(Request::new(request)).await.unwrap();
+        let pieces = service.gather(Request::new(v1::GatherRequest {})).await;
+        let pieces: Vec<_> = pieces.unwrap().into_inner().collect().await;
+        let pieces = pieces
+            .into_iter()
+            .map(|piece| wire::piece_from_wire(piece.unwrap()).unwrap());
+        let pieces: Vec<_> = pieces.collect();
+        let names: Vec<_> = pieces.iter().take(2).map(|piece| &*piece.name).collect();
+        assert_eq!(
+            names,
+            ["agent/events.jsonl", "agent/journal-install-07070707.jsonl"]
+        );
+        let told = String::from_utf8_lossy(&pieces[0].content);
+        assert!(told.contains("run_started"), "{told}");
+        for piece in &pieces {
+            assert!(
+                !String::from_utf8_lossy(&piece.content).contains(key),
+                "{}",
+                piece.name
+            );
+        }
+    }
+
+    #[tokio::test]
     async fn hardware_is_described_or_it_is_said_why_not() {
         let line = "/usr/bin/nixos-facter";
         let stage = Stage::new()
