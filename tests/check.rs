@@ -13,6 +13,7 @@ use landfall_tests::{
         Machine,
         spec::{Boot, Spec},
     },
+    patience,
 };
 use serde_json::Value;
 
@@ -79,6 +80,29 @@ impl Scene {
     fn look(&self) -> String {
         let output = self.machine.ssh(LOOK).unwrap();
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// doas reads a password from a terminal only, so it is said what is missing; without one it makes root.
+    fn doas_with_a_password_is_refused(&self) {
+        let rules = |words: &str| {
+            // sudo, which is asked first, is out of the way
+            let set = format!("chmod 700 /usr/bin/sudo; echo '{words} doer' > /etc/doas.conf");
+            assert!(self.machine.ssh(&set).unwrap().status.success());
+        };
+        rules("permit");
+        let mut landfall = self
+            .operator
+            .landfall_as(&self.assets, &self.machine, "doer@127.0.0.1");
+        landfall.args(["--phases", "kexec"]);
+        let refused = run(&mut landfall);
+        assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+        let words = "\
+error: cannot become root on doer@127.0.0.1 [LF0203]
+caused by: doas does not let doer without a password, which it reads from a terminal only: doas: ";
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+        let hint = "hint: allow it in /etc/doas.conf: `permit nopass doer`\n";
+        assert!(refused.stderr.contains(hint), "{}", refused.stderr);
+        rules("permit nopass");
     }
 
     /// The operator's folders are as empty as they were.
@@ -270,6 +294,58 @@ fn image_that_run_has_no_room_for_boots_where_the_memory_has() {
         .find(|check| check["name"] == "kexec")
         .unwrap();
     assert_eq!(kexec["found"], "not needed: an installer runs already");
+}
+
+/// What is left of landfall on the disk of the old system, seen from the installer.
+const LEFT: &str = "mkdir -p /old && mount -o ro /dev/vda /old && find /old -xdev -name '*landfall*' -o -xdev -path '/old/var/tmp/*'; umount /old";
+
+#[test]
+#[cfg_attr(
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
+)]
+fn image_lies_on_the_disk_where_memory_is_short_and_leaves_nothing_there() {
+    // unpacked and loaded in memory alone the image takes 331 MB, and the old system has less; from a disk 217 MB do
+    let scene = Scene::new(448);
+    let image = scene.assets.installer_tarball();
+    let folder = "/var/tmp/landfall-room";
+    scene.doas_with_a_password_is_refused();
+
+    let object = object(&scene.check(&["--json"]));
+    assert_eq!(object["facts"]["spill"]["path"], "/var/tmp");
+    assert_eq!(object["facts"]["spill"]["kind"], "ext4");
+
+    // in the midst of the upload the agent is killed; another one goes on with what has arrived
+    let mut install = scene
+        .operator
+        .landfall_as(&scene.assets, &scene.machine, "doer@127.0.0.1");
+    install.args(["--phases", "kexec", "--kexec"]).arg(&image);
+    let mut running = install
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let kill = format!(
+        "test $(stat -c %s {folder}/spool/*.part) -gt 10000000 && stat -c '%a %U' {folder} && kill -9 $(pgrep -f 'landfall-agent-.* [s]erve')"
+    );
+    let killed = patience::until("a part of the image", BOOTS, || {
+        anyhow::ensure!(running.try_wait()?.is_none(), "landfall has ended");
+        let tried = scene.machine.ssh(&kill)?;
+        Ok(tried.status.success().then_some(tried.stdout))
+    });
+    let killed = killed.inspect_err(|_| drop(running.kill()));
+    let booted = running.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&booted.stderr);
+    assert_eq!(killed.unwrap(), b"700 root\n", "{told}");
+    assert_eq!(booted.status.code(), Some(0), "{told}");
+
+    let release = scene.machine.ssh("cat /etc/os-release").unwrap();
+    let release = String::from_utf8(release.stdout).unwrap();
+    assert!(release.contains("VARIANT_ID=installer"), "{release}");
+    let left = scene.machine.ssh(LEFT).unwrap();
+    assert!(left.status.success(), "{left:?}");
+    assert_eq!(String::from_utf8(left.stdout).unwrap(), "");
 }
 
 #[test]

@@ -38,18 +38,16 @@ const PIPE: usize = CHUNK_MAX;
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     machine: Machine,
-    spool: Spool,
     supplied: watch::Sender<HashSet<Input>>,
     blobs: watch::Sender<u64>,
     nix: Mutex<NixSettings>,
 }
 
 impl Arrivals {
-    pub(crate) fn new(machine: Machine, spool: Spool) -> Self {
+    pub(crate) fn new(machine: Machine) -> Self {
         let supplied = watch::Sender::new(HashSet::new());
         Self {
             machine,
-            spool,
             supplied,
             blobs: watch::Sender::new(0),
             nix: Mutex::default(),
@@ -68,9 +66,15 @@ impl Arrivals {
         *self.nix.lock().expect("no holder panics") = nix;
     }
 
+    /// Returns where blobs are kept: where that is, is known once it is known what they are for.
+    fn spool(&self) -> Result<Spool, Failure> {
+        Spool::open(self.machine.spool_dir())
+    }
+
     async fn receive(self: Arc<Self>, blob: Blob) -> Result<Accepted, String> {
         let (io, local) = tokio::io::duplex(PIPE);
-        if self.spool.complete(&blob).is_some() {
+        let spool = self.spool().map_err(|failure| failure.in_one_line())?;
+        if spool.complete(&blob).is_some() {
             // by itself: a verdict is asked for only once this end has been let go of
             tokio::spawn(drain(local));
             return Ok(Accepted {
@@ -79,8 +83,7 @@ impl Arrivals {
                 verdict: Box::pin(async { Ok(()) }),
             });
         }
-        let (spool, wanted) = (self.spool.clone(), blob);
-        let opened = tokio::task::spawn_blocking(move || spool.receive(&wanted)).await;
+        let opened = tokio::task::spawn_blocking(move || spool.receive(&blob)).await;
         let incoming = opened
             .map_err(|e| e.to_string())?
             .map_err(|failure| failure.in_one_line())?;
@@ -156,7 +159,7 @@ impl Deliveries for Arc<Arrivals> {
     async fn blob(&self, blob: &Blob) -> Result<PathBuf, Failure> {
         let mut blobs = self.blobs.subscribe();
         loop {
-            if let Some(path) = self.spool.complete(blob) {
+            if let Some(path) = self.spool()?.complete(blob) {
                 return Ok(path);
             }
             if blobs.changed().await.is_err() {

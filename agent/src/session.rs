@@ -30,7 +30,6 @@ use crate::{
         Machine, files, gather,
         here::{Here, wall_clock},
         reboot,
-        spool::Spool,
     },
     story,
 };
@@ -90,8 +89,7 @@ impl Current {
 impl Session {
     /// Opens the session, and takes up the run that a crash cut off.
     pub(crate) fn open(machine: Machine) -> Result<Arc<Self>, Failure> {
-        let spool = Spool::open(machine.room().join("spool"))?;
-        let arrivals = Arc::new(Arrivals::new(machine.clone(), spool));
+        let arrivals = Arc::new(Arrivals::new(machine.clone()));
         let mux = Mux::acceptor(Arc::new(Door(Arc::clone(&arrivals))));
         let session = Arc::new(Self {
             here: machine.here()?,
@@ -347,6 +345,9 @@ impl Session {
                 .code("LF0901")
         })?;
         self.machine.set_open_order(&wire)?;
+        if let Job::Kexec(kexec) = &order.job {
+            self.machine.make_room_for(&kexec.image, kexec.size());
+        }
         self.arrivals.begin(match &order.job {
             Job::Install(install) => install.nix.clone(),
             Job::Kexec(_) => NixSettings::default(),

@@ -63,6 +63,10 @@ pub struct Facts {
     pub swap_total: Option<u64>,
     /// Where the agent keeps what is sent to it.
     pub spool: Option<Space>,
+    /// Where it keeps the large files of an installer's image for which the memory is too short: on a disk of the old
+    /// system. None where there is no such place.
+    #[serde(default)]
+    pub spill: Option<Space>,
     /// Whole disks, without loop, RAM and optical drives.
     pub disks: Vec<Disk>,
     /// Network interfaces other than loopback.
@@ -103,6 +107,8 @@ pub struct Space {
     pub kind: String,
     /// Bytes that may still be written.
     pub free: u64,
+    /// Bytes that the agent has taken there already.
+    pub held: u64,
 }
 
 /// How the machine booted.

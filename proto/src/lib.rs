@@ -22,6 +22,7 @@ pub mod failure;
 pub mod report;
 
 pub mod facts;
+pub mod image;
 pub mod order;
 pub mod version;
 

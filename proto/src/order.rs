@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::Size;
+
 /// Name of a run: 32 lower-case hex digits, made by the controller at random.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -117,6 +119,12 @@ pub struct Kexec {
     pub extra_flags: String,
     /// Public key line that may log in as root to the installer, besides those of the old system.
     pub authorized_key: String,
+    /// Length of the kernel in it, in bytes; 0 where that is not known.
+    #[serde(default)]
+    pub kernel: u64,
+    /// Length of the initrd in it, in bytes; 0 where that is not known.
+    #[serde(default)]
+    pub initrd: u64,
     /// Seconds without contact after which an installer whose disks are untouched boots the old system again; 0 for never.
     #[serde(default)]
     pub return_after: u64,
@@ -240,6 +248,20 @@ impl Order {
         match &self.job {
             Job::Kexec(_) => vec!["inspect", "image", "kexec"],
             Job::Install(install) => install.plan(),
+        }
+    }
+}
+
+impl Kexec {
+    /// Returns what the image takes. An initrd of which nothing is known is about as large as the tarball.
+    pub fn size(&self) -> Size {
+        Size {
+            packed: self.image.size,
+            kernel: self.kernel,
+            initrd: match self.initrd {
+                0 => self.image.size,
+                initrd => initrd,
+            },
         }
     }
 }

@@ -317,12 +317,14 @@ mod tests {
     }
 
     fn order() -> impl Strategy<Value = Order> {
-        let kexec = (blob(), any::<String>(), any::<String>(), any::<u64>()).prop_map(
-            |(image, extra_flags, authorized_key, return_after)| {
+        let kexec = (blob(), any::<String>(), any::<String>(), any::<[u64; 3]>()).prop_map(
+            |(image, extra_flags, authorized_key, [kernel, initrd, return_after])| {
                 Job::Kexec(Kexec {
                     image,
                     extra_flags,
                     authorized_key,
+                    kernel,
+                    initrd,
                     return_after,
                 })
             },

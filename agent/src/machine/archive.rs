@@ -31,6 +31,15 @@ pub enum Links {
     Anywhere,
 }
 
+/// Files of an archive that are written to another folder, under their last names; a link stands where they would be.
+#[derive(Debug, Clone, Copy)]
+pub struct Apart<'a> {
+    /// Their names in the archive.
+    pub names: &'a [&'a str],
+    /// The folder.
+    pub folder: &'a Path,
+}
+
 /// Unpacks an archive below a directory that is there. Blocks.
 ///
 /// Directories that exist keep their mode, files that exist are replaced. The owner is whoever runs this. What was
@@ -38,18 +47,20 @@ pub enum Links {
 pub fn unpack(
     archive: &Path,
     below: &Path,
+    apart: Option<Apart<'_>>,
     links: Links,
     stop: &CancellationToken,
     progress: impl FnMut(u64),
 ) -> Result<(), Failure> {
     let what = format!("cannot unpack {}", archive.display());
     let file = File::open(archive).map_err(broken(what.clone()))?;
-    unpack_from(file, below, links, stop, progress).map_err(|failure| failure.under(what))
+    unpack_from(file, below, apart, links, stop, progress).map_err(|failure| failure.under(what))
 }
 
 fn unpack_from(
     input: impl Read,
     below: &Path,
+    apart: Option<Apart<'_>>,
     links: Links,
     stop: &CancellationToken,
     progress: impl FnMut(u64),
@@ -64,6 +75,7 @@ fn unpack_from(
     let mut archive = Archive::new(decompressed(counted).map_err(broken("reading its beginning"))?);
     let mut unpacking = Unpacking {
         below,
+        apart,
         links,
         modes: Vec::new(),
     };
@@ -75,6 +87,7 @@ fn unpack_from(
 
 struct Unpacking<'a> {
     below: &'a Path,
+    apart: Option<Apart<'a>>,
     links: Links,
     /// Directories made here; their modes are set last, since they may forbid writing.
     modes: Vec<(PathBuf, u32)>,
@@ -99,9 +112,14 @@ impl Unpacking<'_> {
             & 0o7777;
         let done = match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let size = entry.size();
-                self.has_room(size)?;
-                clear(&path).and_then(|()| write_file(&path, &mut entry, mode))
+                let apart = self.apart(&inside);
+                let folder = apart.as_deref().and_then(Path::parent);
+                has_room(folder.unwrap_or(self.below), entry.size())?;
+                let real = apart.as_ref().unwrap_or(&path);
+                clear(&path)
+                    .and_then(|()| clear(real))
+                    .and_then(|()| write_file(real, &mut entry, mode))
+                    .and_then(|()| apart.map_or(Ok(()), |real| symlink(real, &path)))
             }
             EntryType::Directory => self.make_directory(&path, mode),
             EntryType::Symlink => {
@@ -188,21 +206,28 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    fn has_room(&self, size: u64) -> Result<(), Failure> {
-        let free = files::free(self.below)?;
-        if free >= size.saturating_add(RESERVE) {
-            return Ok(());
-        }
-        let below = self.below.display();
-        let (free, size) = (free >> 20, size.div_ceil(1 << 20));
-        Err(Failure::new(format!(
-            "{below} is too full: {free} MiB free, {size} MiB to write"
-        ))
-        .hint(format!(
-            "free some space at `{below}`; the same command goes on"
-        ))
-        .code("LF1201"))
+    /// Returns where a file is written that does not lie below.
+    fn apart(&self, inside: &Path) -> Option<PathBuf> {
+        let apart = self.apart?;
+        let named = apart.names.iter().any(|name| inside == Path::new(name));
+        named.then(|| apart.folder.join(inside.file_name().unwrap_or_default()))
     }
+}
+
+fn has_room(folder: &Path, size: u64) -> Result<(), Failure> {
+    let free = files::free(folder)?;
+    if free >= size.saturating_add(RESERVE) {
+        return Ok(());
+    }
+    let folder = folder.display();
+    let (free, size) = (free >> 20, size.div_ceil(1 << 20));
+    Err(Failure::new(format!(
+        "{folder} is too full: {free} MiB free, {size} MiB to write"
+    ))
+    .hint(format!(
+        "free some space at `{folder}`; the same command goes on"
+    ))
+    .code("LF1201"))
 }
 
 fn refused(name: &str, why: &str) -> Failure {
@@ -343,7 +368,7 @@ mod tests {
     }
 
     fn unpacked(bytes: &[u8], below: &Path, links: Links) -> Result<(), Failure> {
-        unpack_from(bytes, below, links, &CancellationToken::new(), |_| ())
+        unpack_from(bytes, below, None, links, &CancellationToken::new(), |_| ())
     }
 
     #[track_caller]
@@ -437,6 +462,47 @@ mod tests {
         ]);
         unpacked(&bytes, dir.path(), Links::Inside).unwrap();
         assert_eq!(fs::read(dir.path().join("kexec/k")).unwrap(), b"linux");
+    }
+
+    #[test]
+    fn large_files_lie_apart_and_are_found_in_their_places() {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let items = [
+            KERNEL,
+            Item("kexec/run", EntryType::Regular, 0o755, "#!"),
+            Item("other/bzImage", EntryType::Regular, 0o644, "x"),
+            Item("kexec/bzImage", EntryType::Regular, 0o640, "again"),
+        ];
+        let apart = Some(Apart {
+            names: &["kexec/bzImage"],
+            folder: disk.path(),
+        });
+        let stop = CancellationToken::new();
+        let bytes = tarball(&items);
+        unpack_from(
+            bytes.as_slice(),
+            dir.path(),
+            apart,
+            Links::Inside,
+            &stop,
+            |_| (),
+        )
+        .unwrap();
+        let path = dir.path().join("kexec/bzImage");
+        assert_eq!(fs::read_link(&path).unwrap(), disk.path().join("bzImage"));
+        assert_eq!(fs::read(&path).unwrap(), b"again");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
+        assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 1);
+        for name in ["kexec/run", "other/bzImage"] {
+            assert!(
+                fs::symlink_metadata(dir.path().join(name))
+                    .unwrap()
+                    .is_file()
+            );
+        }
     }
 
     #[test]
@@ -538,6 +604,7 @@ mod tests {
         let result = unpack_from(
             tarball(&[KERNEL]).as_slice(),
             dir.path(),
+            None,
             Links::Inside,
             &stop,
             |_| (),

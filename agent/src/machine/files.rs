@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -71,6 +71,29 @@ pub fn free(path: &Path) -> Result<u64, Failure> {
         .code("LF1206")
     })?;
     Ok(stat.blocks_available() * stat.fragment_size())
+}
+
+/// Returns how many bytes the files in a directory and below take.
+pub fn taken(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match fs::symlink_metadata(entry.path()) {
+        Ok(found) if found.is_dir() => taken(&entry.path()),
+        Ok(found) => found.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
+/// Whether something can be made in a directory: by the rights of this process, on a file system that takes it.
+pub fn is_writable(directory: &Path) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
+/// Waits until a power cut would not undo what was made or removed in a directory.
+pub fn settle(directory: &Path) {
+    // a file system that cannot tell does it in its own time
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
 fn write_io(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {

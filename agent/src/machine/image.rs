@@ -11,10 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Machine, TARGET,
-    archive::{Links, unpack},
+    archive::{Apart, Links, unpack},
     broken, files,
     initrd::Amendment,
 };
+
+/// Files of an image that are not needed any more once the kernel is loaded; all others are small.
+const LARGE: [&str; 2] = ["kexec/bzImage", "kexec/initrd"];
 
 impl Machine {
     /// Returns where the installer's image is unpacked.
@@ -22,18 +25,24 @@ impl Machine {
         self.room().join("kexec")
     }
 
-    /// Unpacks an archive into a directory that is emptied first. Blocks.
-    pub fn unpack_afresh(
+    /// Unpacks the installer's image into its directory, which is emptied first. Blocks.
+    ///
+    /// Where a disk has the image, it has the large files of it too, and they are left there as links.
+    pub fn unpack_image(
         &self,
         archive: &Path,
-        directory: &Path,
-        links: Links,
         stop: &CancellationToken,
         progress: impl FnMut(u64),
     ) -> Result<(), Failure> {
-        files::remove_directory(directory)?;
-        files::private_directory(directory)?;
-        unpack(archive, directory, links, stop, progress)
+        let directory = self.kexec_dir();
+        let spill = self.spill();
+        let apart = spill.as_deref().map(|folder| Apart {
+            names: &LARGE,
+            folder,
+        });
+        files::remove_directory(&directory)?;
+        files::private_directory(&directory)?;
+        unpack(archive, &directory, apart, Links::Inside, stop, progress)
     }
 
     /// Unpacks an archive below `/mnt`. Blocks.
@@ -44,7 +53,7 @@ impl Machine {
         stop: &CancellationToken,
         progress: impl FnMut(u64),
     ) -> Result<(), Failure> {
-        unpack(archive, &self.at(TARGET), links, stop, progress)
+        unpack(archive, &self.at(TARGET), None, links, stop, progress)
     }
 
     /// Removes an archive that was sent, which gives its memory back. Blocks.

@@ -37,6 +37,7 @@ pub mod room;
 mod script;
 mod session;
 pub mod signature;
+mod spill;
 pub mod spool;
 pub mod stack;
 #[cfg(test)]

@@ -38,8 +38,9 @@ impl Machine {
         }
     }
 
-    /// Gives the memory back, and all that is in it. Blocks.
+    /// Gives the memory back, and all that is in it; and what is on a disk. Blocks.
     pub fn leave_room(&self) {
+        self.leave_disk();
         if self.has_room() {
             // a file that is still open goes when it is closed
             let _ = umount2(&self.own_room(), MntFlags::MNT_DETACH);
@@ -48,7 +49,7 @@ impl Machine {
 
     /// Whether this agent would make room, or an earlier one has.
     pub fn wants_room(&self) -> bool {
-        self.programs().are_real() && self.dir().starts_with(SMALL) && self.is_small()
+        self.programs().are_real() && self.dir().starts_with(SMALL) && self.is_in_memory()
     }
 
     fn own_room(&self) -> PathBuf {
@@ -62,7 +63,7 @@ impl Machine {
     }
 
     /// Whether the agent's directory is in memory.
-    fn is_small(&self) -> bool {
+    pub(super) fn is_in_memory(&self) -> bool {
         let exists = self.dir().ancestors().find(|path| path.is_dir());
         exists.is_some_and(|path| self.file_system(path) == "tmpfs")
     }

@@ -106,6 +106,18 @@ impl Spool {
         let _ = fs::remove_file(self.part(blob));
     }
 
+    /// Removes everything but this blob.
+    pub fn discard_others(&self, blob: &Blob) {
+        let own = [self.path(&blob.hash), self.part(blob)];
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for path in entries
+            .map(|entry| entry.path())
+            .filter(|path| !own.contains(path))
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+
     fn part(&self, blob: &Blob) -> PathBuf {
         self.dir.join(format!("{}.part", blob.hash))
     }

@@ -1,6 +1,6 @@
 //! Loads the installer and has the kernel start it.
 //!
-//! Nothing here touches a disk of the old system, except the agent's own directory.
+//! Nothing here touches a disk of the old system, except the agent's own directories.
 
 use std::{path::Path, time::Duration};
 
@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::Arrived;
 use crate::machine::{
     Machine,
-    archive::Links,
     command::{Command, Ended, PATH},
     hostkeys::HostKey,
     initrd::{AMEND, Amendment},
@@ -26,6 +25,9 @@ const MARKER: &str = "machine will boot into nixos";
 
 /// Copying and compressing the state takes seconds, loading a big initrd on a slow disk a minute.
 const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Of the seconds between loading and starting, those that it may take to clean the disk.
+const TIDYING: Duration = Duration::from_secs(3);
 
 /// Boots the installer by kexec.
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl Step for Kexec<'_> {
         self.has_memory()?;
         let host_keys = self.prepare().await?;
         self.load(cx).await?;
+        self.leave_disk().await;
         Ok(Done::new(Loaded {
             boot_id: self.machine.boot_id(),
             host_keys,
@@ -101,13 +104,7 @@ impl Kexec<'_> {
         let progress = move |done| told.progress(done, Some(total), Unit::Bytes);
         let unpacked = self.machine.blocking(move |machine| {
             // an image that ran once has its initrd changed in place
-            machine.unpack_afresh(
-                &archive,
-                &machine.kexec_dir(),
-                Links::Inside,
-                &stop,
-                progress,
-            )
+            machine.unpack_image(&archive, &stop, progress)
         });
         unpacked.await
     }
@@ -215,6 +212,13 @@ impl Kexec<'_> {
         }
     }
 
+    /// Takes off the disk what the memory was too short for: the kernel has it now, and starts in some seconds.
+    async fn leave_disk(&self) {
+        let leave = self.machine.blocking(Machine::leave_disk);
+        // it goes on though nobody waits; the end of this run has to be told before the machine is gone
+        let _ = tokio::time::timeout(TIDYING, leave).await;
+    }
+
     async fn explained(&self, ended: &Ended) -> Failure {
         let mut failure = ended
             .failure("cannot boot the installer by kexec")
@@ -232,6 +236,8 @@ impl Kexec<'_> {
 
 #[cfg(test)]
 mod tests {
+    use landfall_proto::image::Size;
+
     use super::*;
     use crate::{
         machine::stage::Stage,
@@ -267,6 +273,8 @@ mod tests {
             image: blob(4096),
             extra_flags: extra_flags.to_owned(),
             authorized_key: "ssh-ed25519 AAAA run".to_owned(),
+            kernel: 100,
+            initrd: 1000,
             return_after: 0,
         };
         let (machine, name) = (stage.machine(), RunId::from_bytes([7; 16]));
@@ -323,6 +331,31 @@ mod tests {
             failure.causes[1..],
             ["exit code 1", "kexec_load failed: Operation not permitted"]
         );
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_on_the_disk_once_the_kernel_is_loaded() {
+        let mounts = "1 0 0:1 / / rw - tmpfs tmpfs rw\n2 1 8:1 / /var/tmp rw - ext4 /dev/sda1 rw\n";
+        let check = async |answer: Ended, left: bool| {
+            let (stage, program) = stage(answer);
+            let stage = stage
+                .file("proc/self/mountinfo", mounts)
+                .file("var/tmp/other", "");
+            let machine = stage.machine();
+            machine.make_room_for(&blob(4096), Size::default());
+            assert!(machine.spill().is_some());
+            let loaded = load(&stage, "").await;
+            assert_eq!(stage.asked(), [program], "{loaded:?}");
+            // a try that fails can be made again
+            let initrd = stage.root().join("var/tmp/landfall-room/initrd");
+            let lies = || machine.size_of(&initrd).is_ok();
+            assert_eq!((loaded.is_err(), lies()), (left, left));
+            machine.leave_room();
+            assert!(!lies());
+            assert!(machine.spill().is_none());
+        };
+        check(Ended::answer(0, SAID, ""), false).await;
+        check(Ended::answer(1, "", "no"), true).await;
     }
 
     #[tokio::test]

@@ -3,21 +3,13 @@
 //! The kernel that unpacks it cannot be asked any more: it says `Initramfs unpacking failed` to a screen that nobody
 //! sees. So that is worked out here.
 
-use landfall_proto::facts::{Facts, Space};
+use landfall_proto::{
+    facts::{Facts, Space},
+    image::{RESERVE, Room, Size},
+};
 
 use super::{Check, Group, Image, Wanted};
 use crate::screen::text::size;
-
-/// What an image takes on the machine, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Size {
-    /// The tarball as it is sent.
-    pub packed: u64,
-    /// Its kernel.
-    pub kernel: u64,
-    /// The initrd of that kernel.
-    pub initrd: u64,
-}
 
 /// Least memory with which a stock image has been seen to come up: machines sold with 1 GB report from 940 MiB down to
 /// 900, whatever their firmware keeps. Swap does not count: the installer has none.
@@ -31,6 +23,9 @@ const STOCK: Size = Size {
     initrd: 335_000_000,
 };
 
+/// What the new kernel takes beside its files while it unpacks them and nothing runs yet; an estimate, not a small one:
+/// a kernel that stops there brings the machine back by a power cycle only.
+const UNPACKING: u64 = 128 << 20;
 /// What a running installer takes beside its files, before it does anything.
 const RUNNING: u64 = 256 << 20;
 /// What it takes to be at ease: disko's programs and Nix.
@@ -38,30 +33,12 @@ const EASY: u64 = 384 << 20;
 /// Memory that a running installer should have left.
 const LEFT: u64 = 384 << 20;
 const MEASURED: &str = "the image is measured before it is sent";
-/// What the agent leaves free where it keeps what is sent to it.
-const RESERVE: u64 = 16 << 20;
 
-impl Size {
-    /// Returns the memory without which the installer does not come up: kernel and initrd as they were loaded, the
-    /// initrd once more as it is unpacked, and what runs then.
-    fn least(self) -> u64 {
-        self.kernel + 2 * self.initrd + RUNNING
-    }
-
-    /// Returns what the files take: sent, and unpacked.
-    fn files(self) -> u64 {
-        self.packed + self.kernel + self.initrd
-    }
-
-    /// Returns what loading it takes: whoever loads it reads the initrd once, and the kernel keeps it once more.
-    fn loading(self) -> u64 {
-        self.kernel + 2 * self.initrd
-    }
-
-    /// Returns what it takes where its files are in memory too. The tarball goes before the rest is loaded, if need be.
-    fn all_in_memory(self) -> u64 {
-        self.kernel + self.initrd + self.packed.max(self.loading())
-    }
+/// Returns the memory without which the installer does not come up: kernel and initrd as they were loaded, and the
+/// initrd once more as it is unpacked; or, since what was loaded is given back then, what was unpacked and what runs.
+fn least(image: Size) -> u64 {
+    let runs = image.kernel + image.initrd + RUNNING;
+    runs.max(image.loading() + UNPACKING)
 }
 
 pub(super) fn checks(facts: &Facts, wanted: &Wanted) -> Vec<Check> {
@@ -89,7 +66,7 @@ fn total(facts: &Facts, wanted: &Wanted) -> Check {
             "the stock installer needs 1 GB, and 1.5 GB to work at ease".to_owned(),
         ),
         Image::Measured(image) => {
-            let least = image.least();
+            let least = least(image);
             let says = format!("this installer needs {}", size(least));
             (least, least + EASY, says)
         }
@@ -119,32 +96,81 @@ fn total(facts: &Facts, wanted: &Wanted) -> Check {
     Check::ok(Group::Memory, name, has)
 }
 
+/// Where the agent keeps the image until it is loaded, by the arithmetic that it decides with itself.
+struct Place<'a> {
+    image: Size,
+    /// What programs can still have, with what the agent has taken already.
+    memory: u64,
+    in_memory: bool,
+    space: Option<&'a Space>,
+}
+
+impl<'a> Place<'a> {
+    fn of(facts: &'a Facts, image: Size) -> Self {
+        let spool = facts.spool.as_ref();
+        let held = spool.filter(|spool| is_in_memory(spool));
+        let memory = facts.memory_available + held.map_or(0, |spool| spool.held);
+        let spill = facts.spill.as_ref();
+        let room = image.room(memory, spill.map(with_held));
+        let space = match room {
+            Room::Disk if spool.is_none_or(is_in_memory) => spill,
+            _ => spool,
+        };
+        Self {
+            image,
+            memory,
+            in_memory: space.is_none_or(is_in_memory),
+            space,
+        }
+    }
+
+    fn loading(&self) -> u64 {
+        match self.in_memory {
+            true => self.image.all_in_memory(),
+            false => self.image.loading(),
+        }
+    }
+}
+
 /// Whether the old system can hold what is loaded.
 fn loading(facts: &Facts, wanted: &Wanted) -> Option<Check> {
     let name = "memory-free";
-    let image = match wanted.image {
-        Image::Stock => STOCK,
-        Image::Measured(image) => image,
-        Image::Own => return None,
-    };
-    let in_memory = facts.spool.as_ref().is_none_or(is_in_memory);
-    let needed = match in_memory {
-        true => image.all_in_memory(),
-        false => image.loading(),
-    };
-    let free = size(facts.memory_available);
-    if facts.memory_available >= needed {
+    let place = Place::of(facts, known(wanted)?);
+    let needed = place.loading();
+    let free = size(place.memory);
+    if place.memory >= needed {
         return Some(Check::ok(Group::Memory, name, format!("{free} are free")));
     }
     let found = format!(
         "{free} are free, and loading the installer takes {}",
         size(needed)
     );
-    let advice = "stop what uses memory on the machine: databases, containers, desktops";
-    Some(match fails(wanted, facts.memory_available, needed) {
-        true => Check::failure(Group::Memory, name, "LF0341", found).advise(advice),
-        false => Check::warning(Group::Memory, name, found, MEASURED).advise(advice),
+    let check = match fails(wanted, place.memory, needed) {
+        true => Check::failure(Group::Memory, name, "LF0341", found),
+        false => Check::warning(Group::Memory, name, found, MEASURED),
+    };
+    let check =
+        check.advise("stop what uses memory on the machine: databases, containers, desktops");
+    Some(match &facts.spill {
+        Some(spill) if place.in_memory && place.memory >= place.image.loading() => {
+            check.advise(format!(
+                "or have {} free in {}, where its files may lie meanwhile: `df -h {}`",
+                size(place.image.files() + RESERVE),
+                spill.path,
+                spill.path
+            ))
+        }
+        _ => check,
     })
+}
+
+/// What the image takes, as far as that is known.
+fn known(wanted: &Wanted) -> Option<Size> {
+    match wanted.image {
+        Image::Stock => Some(STOCK),
+        Image::Measured(image) => Some(image),
+        Image::Own => None,
+    }
 }
 
 /// Whether too little is too little for sure: what was not measured may be a little smaller.
@@ -159,34 +185,41 @@ fn is_in_memory(spool: &Space) -> bool {
     matches!(spool.kind.as_str(), "tmpfs" | "ramfs" | "")
 }
 
+/// What may be written there, with what the agent has written already.
+fn with_held(space: &Space) -> u64 {
+    space.free.saturating_add(space.held)
+}
+
 /// Whether the files fit where the agent keeps them.
 fn room(facts: &Facts, wanted: &Wanted) -> Option<Check> {
     let name = "room";
-    let spool = facts.spool.as_ref()?;
-    let image = match wanted.image {
-        Image::Stock => STOCK,
-        Image::Measured(image) => image,
-        Image::Own => return None,
-    };
+    let place = Place::of(facts, known(wanted)?);
+    let space = place.space?;
+    let there = with_held(space);
     // room that the memory alone bounds has been judged
-    if spool.free >= facts.memory_available && is_in_memory(spool) {
+    if place.in_memory && there >= place.memory {
         return None;
     }
-    let needed = image.files() + RESERVE;
-    let free = format!("{} are free in {}", size(spool.free), spool.path);
-    if spool.free >= needed {
-        return Some(Check::ok(Group::Memory, name, free));
+    let needed = place.image.files() + RESERVE;
+    let free = format!("{} are free in {}", size(there), space.path);
+    if there >= needed {
+        let spills = facts.spill.as_ref() == Some(space);
+        let found = match spills {
+            true => format!("{free}, where the installer's files lie until they are loaded"),
+            false => free,
+        };
+        return Some(Check::ok(Group::Memory, name, found));
     }
     let found = format!("{free}, and the installer's files take {}", size(needed));
-    let advice = match spool.kind.as_str() {
+    let advice = match space.kind.as_str() {
         "tmpfs" => format!(
             "let it grow: `mount -o remount,size={}M {}`",
             (needed + (64 << 20)) >> 20,
-            spool.path
+            space.path
         ),
-        _ => format!("remove something there: `df -h {}`", spool.path),
+        _ => format!("remove something there: `df -h {}`", space.path),
     };
-    Some(match fails(wanted, spool.free, needed) {
+    Some(match fails(wanted, there, needed) {
         true => Check::failure(Group::Memory, name, "LF0329", found).advise(advice),
         false => Check::warning(Group::Memory, name, found, MEASURED).advise(advice),
     })
@@ -262,20 +295,28 @@ mod tests {
 
     #[test]
     fn initrd_that_would_not_unpack_is_found_before() {
-        // 1 MiB of kernel and 100 of initrd: 201 and what runs
+        // 1 MiB of kernel and 100 of initrd, and what runs
         let image = Image::Measured(Size {
             packed: 90 * MIB,
             kernel: MIB,
             initrd: 100 * MIB,
         });
-        let failed = check(&with(456, 440), image, "memory", Verdict::Failure);
+        let failed = check(&with(356, 340), image, "memory", Verdict::Failure);
         assert_eq!(failed.code, "LF0341");
         assert_eq!(
             failed.found,
-            "478 MB of memory; this installer needs 479 MB"
+            "373 MB of memory; this installer needs 374 MB"
         );
-        check(&with(457, 440), image, "memory", Verdict::Warning);
+        check(&with(357, 340), image, "memory", Verdict::Warning);
         check(&with(1000, 900), image, "memory", Verdict::Ok);
+        // a large one is unpacked before anything runs: 400 MB on a machine sold with 1 GB
+        let large = Image::Measured(Size {
+            packed: 400_000_000,
+            kernel: 15_000_000,
+            initrd: 385_000_000,
+        });
+        check(&with(876, 800), large, "memory", Verdict::Failure);
+        check(&with(878, 800), large, "memory", Verdict::Warning);
     }
 
     #[test]
@@ -304,6 +345,7 @@ mod tests {
                 path: "/run".into(),
                 kind: "ext4".into(),
                 free: 1 << 40,
+                held: 0,
             }),
             ..with(1000, available)
         };
@@ -318,6 +360,63 @@ mod tests {
         stock(800, Verdict::Failure);
     }
 
+    /// A machine as it is sold with 1 GB, and what is free on its disk.
+    fn small(disk: u64) -> Facts {
+        Facts {
+            spill: Some(Space {
+                path: "/var/tmp".into(),
+                kind: "ext4".into(),
+                free: disk * MIB,
+                held: 0,
+            }),
+            ..with(960, 820)
+        }
+    }
+
+    #[test]
+    fn machine_of_one_gigabyte_takes_the_stock_image_by_its_disk() {
+        use Verdict::{Failure, Ok};
+        let bare = check(&with(960, 820), Image::Stock, "memory-free", Failure);
+        assert_eq!(bare.advice.len(), 1, "{bare:?}");
+        check(&small(700), Image::Stock, "memory-free", Ok);
+        let room = check(&small(700), Image::Stock, "room", Ok);
+        assert!(
+            room.found.contains("are free in /var/tmp, where "),
+            "{room:?}"
+        );
+        let full = check(&small(300), Image::Stock, "memory-free", Failure);
+        assert_eq!(
+            full.advice[1],
+            "or have 717 MB free in /var/tmp, where its files may lie meanwhile: `df -h /var/tmp`"
+        );
+        // memory that would not even load it is not helped by a disk
+        let busy = Facts {
+            memory_available: 500 * MIB,
+            ..small(700)
+        };
+        let busy = check(&busy, Image::Stock, "memory-free", Failure);
+        assert!(busy.found.ends_with("takes 685 MB"), "{busy:?}");
+    }
+
+    #[test]
+    fn what_has_arrived_already_counts_as_free() {
+        let mut begun = small(500);
+        begun.spill.as_mut().unwrap().held = 200 * MIB;
+        check(&begun, Image::Stock, "memory-free", Verdict::Ok);
+        check(&begun, Image::Stock, "room", Verdict::Ok);
+        let spool = |held| Facts {
+            spool: Some(Space {
+                path: "/run".into(),
+                kind: "tmpfs".into(),
+                free: 800 * MIB,
+                held,
+            }),
+            ..with(2000, 800)
+        };
+        check(&spool(0), Image::Stock, "memory-free", Verdict::Failure);
+        check(&spool(300 * MIB), Image::Stock, "memory-free", Verdict::Ok);
+    }
+
     #[test]
     fn spool_that_is_too_small_is_told_with_what_to_do() {
         let image = Image::Measured(Size {
@@ -330,6 +429,7 @@ mod tests {
                 path: "/run".into(),
                 kind: "tmpfs".into(),
                 free: free * MIB,
+                held: 0,
             }),
             ..with(2000, 1800)
         };

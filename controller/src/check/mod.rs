@@ -20,11 +20,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use landfall_proto::{facts::Facts, failure::Failure};
+use landfall_proto::{facts::Facts, failure::Failure, image::Size};
 use serde::Serialize;
 
+pub use self::look::check;
 pub(crate) use self::look::Forgetful;
-pub use self::{look::check, memory::Size};
 use crate::request::{self, Phase, Request};
 
 /// What was found out about one way to fail.

@@ -27,6 +27,7 @@ pub(super) fn debian() -> Facts {
             path: "/run".into(),
             kind: "tmpfs".into(),
             free: 800 << 20,
+            held: 0,
         }),
         disks: vec![Disk {
             device: "/dev/vda".into(),

@@ -46,6 +46,8 @@ impl Step for Kexec<'_> {
             image: image.blob.clone(),
             extra_flags: self.desk.request.kexec.extra_flags.clone(),
             authorized_key: self.desk.login.key.clone(),
+            kernel: image.kernel,
+            initrd: image.initrd,
             return_after: 0,
         });
         self.desk.order(job).await?;

@@ -137,6 +137,7 @@ impl Machine {
                 .contains("SwapTotal:")
                 .then(|| meminfo(&memory, "SwapTotal")),
             spool: self.spool_space(meminfo(&memory, "MemAvailable")),
+            spill: self.spill_space(),
             disks: Vec::new(),
             interfaces: self.interfaces(),
             routes: self.routes(),
@@ -206,6 +207,7 @@ impl Machine {
             path: exists.to_str()?.to_owned(),
             kind: self.file_system(exists),
             free: files::free(exists).ok()?,
+            held: files::taken(&room),
         };
         // an agent that stays makes itself room that the memory alone bounds
         Some(match self.wants_room() {

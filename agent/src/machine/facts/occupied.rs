@@ -114,6 +114,8 @@ mod tests {
                 },
                 extra_flags: String::new(),
                 authorized_key: String::new(),
+                kernel: 0,
+                initrd: 0,
                 return_after: 0,
             }),
         };

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use landfall_proto::{failure::Failure, order::Blob};
+use landfall_proto::{failure::Failure, image::Size, order::Blob};
 use serde::{Deserialize, Serialize};
 
 use super::Bench;
 use crate::{
-    check::{self, Size},
+    check,
     local::image,
     request::{Image, Phase},
 };
@@ -19,6 +19,12 @@ pub struct KexecImage {
     pub path: PathBuf,
     /// Its hash and size.
     pub blob: Blob,
+    /// Length of the kernel in it.
+    #[serde(default)]
+    pub kernel: u64,
+    /// Length of the initrd in it.
+    #[serde(default)]
+    pub initrd: u64,
 }
 
 impl Bench<'_> {
@@ -59,6 +65,8 @@ impl Bench<'_> {
         Ok(Some(KexecImage {
             path: image.path,
             blob: image.blob,
+            kernel: size.kernel,
+            initrd: size.initrd,
         }))
     }
 }
