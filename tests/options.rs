@@ -115,6 +115,7 @@ const TABLE: &[Row] = &[
     last(&["--kexec"], "image.tar.gz").wrong(&["ftp://h/x", "https://", "file:///x"]),
     last(&["--kexec-extra-flags"], "--no-sync"),
     flag(&["--force-kexec"]),
+    last(&["--return-after"], "15m").wrong(&["soon", "1.5h", "9999999h"]),
     last(&["--post-kexec-ssh-port"], "22").wrong(&["0", "65536", "ssh"]),
     last(&["-i"], "key"),
     last(&["-p", "--ssh-port"], "2222").wrong(&["0", "65536", "ssh"]),

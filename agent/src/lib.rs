@@ -14,6 +14,10 @@ mod fence;
 
 mod session;
 
+mod deadman;
+
+mod history;
+
 mod deliveries;
 
 mod settings;

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use landfall_agent::{
-    machine::{Machine, detach, initrd},
+    machine::{Machine, detach, initrd, kexec},
     serve, tunnel,
 };
 use landfall_proto::{failure::Failure, wire};
@@ -75,7 +75,8 @@ fn main() -> ExitCode {
     let mut args = env::args_os();
     let name = args.next().unwrap_or_default();
     let rest: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let result = match initrd::applet(&name, &rest) {
+    let applet = initrd::applet(&name, &rest).or_else(|| kexec::applet(&name));
+    let result = match applet {
         Some(result) => result,
         None => run(Arguments::parse().command),
     };

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use tonic::transport::Server;
 
 use crate::{
+    deadman::{self, Contact},
+    history,
     machine::{self, Machine, command, files},
     service::Service,
     session::Session,
@@ -85,8 +87,12 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
     command::end_leftovers();
     machine.make_room();
     files::usual_umask();
-    let callers = tunnel::listen(dir)?;
+    let contact = Contact::new();
+    let callers = tunnel::listen(dir, contact.clone())?;
+    history::take_over(&machine);
+    let stopped = deadman::take_over(&machine).await;
     let session = Session::open(machine.clone())?;
+    deadman::watch(Arc::clone(&session), contact, stopped);
     let service = AgentServer::new(Service {
         session: Arc::clone(&session),
     })

@@ -64,6 +64,7 @@ impl Agent for Service {
             run_id: self.session.run_id().map(String::from).unwrap_or_default(),
             events: self.session.board().map_or(0, |board| board.state().next),
             process: here.process,
+            return_after: self.session.returns_after(),
         }))
     }
 

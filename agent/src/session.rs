@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 use crate::{
     deliveries::{Arrivals, Door},
     fence::Fence,
+    history,
     machine::{
         Machine, files, gather,
         here::{Here, wall_clock},
@@ -36,6 +37,8 @@ use crate::{
 
 /// From the end of a run that nobody follows to what is done about it: time to see it, for whoever comes just then.
 const GRACE: Duration = Duration::from_secs(10);
+/// Longest that a run may take to stop: its programs are killed, and what blocks watches a token.
+const STOPS: Duration = Duration::from_secs(60);
 
 /// What came of asking for a run.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub(crate) struct Session {
     alone: Mutex<CancellationToken>,
     /// Held by whoever puts down a key or describes the hardware: a call that is made again may meet itself.
     turn: tokio::sync::Mutex<()>,
+    /// Why nothing may be installed now. Changed only by who holds `current`.
+    refusal: Mutex<Option<Failure>>,
     /// Set once there is nothing more to do here.
     over: watch::Sender<bool>,
 }
@@ -100,6 +105,7 @@ impl Session {
             lane: Mutex::default(),
             alone: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            refusal: Mutex::default(),
             over: watch::Sender::new(false),
             machine,
         });
@@ -120,6 +126,10 @@ impl Session {
     /// Returns what does not change while this process lives.
     pub(crate) fn here(&self) -> &Here {
         &self.here
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     pub(crate) fn run_id(&self) -> Option<RunId> {
@@ -179,8 +189,32 @@ impl Session {
                 Some(_) => {}
             }
         }
+        let refusal = self.refusal.lock().expect("no holder panics").clone();
+        if let (Some(refusal), Job::Install(_)) = (refusal, &order.job) {
+            return Err(refusal);
+        }
         *current = Some(self.begin(order)?);
         Ok(Known::Started)
+    }
+
+    /// Refuses to begin anything on the disks from now on, or stops refusing.
+    pub(crate) fn refuse(&self, why: Option<Failure>) {
+        // whoever is just beginning has begun when this returns
+        let _current = self.current();
+        *self.refusal.lock().expect("no holder panics") = why;
+    }
+
+    pub(crate) fn refuses(&self) -> bool {
+        self.refusal.lock().expect("no holder panics").is_some()
+    }
+
+    /// Asks the run to stop, and returns whether none is under way any more.
+    pub(crate) async fn stop(&self) -> bool {
+        self.abort();
+        let Some(board) = self.board() else {
+            return true;
+        };
+        tokio::time::timeout(STOPS, board.ended()).await.is_ok()
     }
 
     /// Remembers that an input is there.
@@ -308,9 +342,20 @@ impl Session {
         }
     }
 
-    /// Ends the agent, of which nothing stays.
+    /// Ends the agent, of which nothing stays; unless it is needed to boot the old system again.
     pub(crate) fn leave(&self) {
-        self.over.send_replace(true);
+        if self.returns_after() == 0 {
+            self.over.send_replace(true);
+        }
+    }
+
+    /// Returns the seconds without contact after which the machine boots its old system again; 0 if it does not.
+    pub(crate) fn returns_after(&self) -> u64 {
+        match self.here.return_after {
+            0 => 0,
+            _ if history::disks_begun(&self.machine) => 0,
+            seconds => seconds,
+        }
     }
 
     /// Completes once there is nothing more to do here.
@@ -331,15 +376,11 @@ impl Session {
             Job::Kexec(_) => "kexec",
             Job::Install(_) => "install",
         };
-        let dir = self
-            .machine
-            .dir()
-            .join("runs")
-            .join(format!("{}-{part}", order.run));
+        let dir = history::folder(&self.machine, &order.run, part);
         files::private_directory(&dir)?;
         let hash = blake3::hash(&lasting(&order)).to_hex().to_string();
         let header = Header::new(order.run.clone(), &order.plan(), hash, wall_clock());
-        let journal = Journal::open(&dir.join("journal.jsonl"), header).map_err(|error| {
+        let journal = Journal::open(&history::journal(&dir), header).map_err(|error| {
             Failure::new("cannot take up the run")
                 .caused_by(&error)
                 .code("LF0901")
@@ -381,7 +422,10 @@ impl Session {
 /// Everything else may be corrected after a failure. Each step looks whether what it did is what is wanted now.
 fn lasting(order: &Order) -> Vec<u8> {
     match &order.job {
-        Job::Kexec(_) => wire::order_to_wire(order),
+        // nothing is done with anything else of it that is not done again
+        Job::Kexec(kexec) => {
+            serde_json::to_vec(&(&order.run, &kexec.image)).expect("an order is plain data")
+        }
         Job::Install(install) => {
             let disko = install.disko.as_ref();
             let done = disko.map(|disko| (&disko.script, disko.mode));

@@ -14,6 +14,7 @@ use landfall_proto::{
 
 use crate::{
     deliveries::Arrivals,
+    history,
     machine::Machine,
     steps::{
         Copy, Files, Format, FormatAgain, Formatted, Image, Inspect, Install, Kexec, Keys, Mount,
@@ -53,11 +54,13 @@ async fn leave(
             blob: &kexec.image,
         })
         .await?;
+    let past = history::lines(run.journal());
     run.step(&Kexec {
         machine,
         run: &order.run,
         order: kexec,
         image: &image,
+        past: &past,
     })
     .await?;
     Ok(())

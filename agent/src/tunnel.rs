@@ -34,7 +34,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::{machine::files, serve::Credentials};
+use crate::{deadman::Contact, machine::files, serve::Credentials};
 
 /// Longest that a caller may take to show its certificate.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -43,12 +43,15 @@ const WAITING: usize = 16;
 /// Controllers that are let in: one drives, and some look.
 const ADMITTED: usize = 16;
 
-/// A caller that has shown the certificate of this run's controller.
+/// A caller that has shown the certificate of this run's controller. Whatever it says is a sign of life.
 #[derive(Debug)]
-pub(crate) struct Caller(TlsStream<UnixStream>);
+pub(crate) struct Caller(TlsStream<UnixStream>, Contact);
 
 /// Listens on the socket in `dir` and returns the callers, for as long as somebody takes them.
-pub(crate) fn listen(dir: &Path) -> Result<ReceiverStream<io::Result<Caller>>, Failure> {
+pub(crate) fn listen(
+    dir: &Path,
+    contact: Contact,
+) -> Result<ReceiverStream<io::Result<Caller>>, Failure> {
     let path = socket(dir);
     let cannot = |error: io::Error| {
         Failure::new(format!("cannot listen on {}", path.display()))
@@ -65,14 +68,19 @@ pub(crate) fn listen(dir: &Path) -> Result<ReceiverStream<io::Result<Caller>>, F
     tokio::spawn(async move {
         let closed = callers.clone();
         tokio::select! {
-            () = accept(&listener, &credentials, callers) => {}
+            () = accept(&listener, &credentials, callers, &contact) => {}
             () = closed.closed() => {}
         }
     });
     Ok(ReceiverStream::new(stream))
 }
 
-async fn accept(listener: &UnixListener, dir: &Path, callers: mpsc::Sender<io::Result<Caller>>) {
+async fn accept(
+    listener: &UnixListener,
+    dir: &Path,
+    callers: mpsc::Sender<io::Result<Caller>>,
+    contact: &Contact,
+) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // out of descriptors: some will be closed
@@ -83,11 +91,11 @@ async fn accept(listener: &UnixListener, dir: &Path, callers: mpsc::Sender<io::R
         if stream.peer_cred().is_ok_and(|peer| peer.uid() != own) {
             continue;
         }
-        let (callers, dir) = (callers.clone(), dir.to_owned());
+        let (callers, dir, contact) = (callers.clone(), dir.to_owned(), contact.clone());
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, greet(stream, &dir)).await {
                 // nobody serves any more: the caller sees the end of the stream
-                let _ = callers.send(Ok(Caller(stream))).await;
+                let _ = callers.send(Ok(Caller(stream, contact))).await;
             }
         });
     }
@@ -166,7 +174,12 @@ impl AsyncRead for Caller {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.0).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.1.beat();
+        }
+        polled
     }
 }
 

@@ -323,6 +323,12 @@ impl Ended {
         }
     }
 
+    /// Adds a hint to the failure, if there is one.
+    pub fn hint(mut self, text: String) -> Self {
+        self.failure = self.failure.map(|failure| failure.hint(text));
+        self
+    }
+
     /// The command line makes no sense.
     pub fn usage(failure: Failure) -> Self {
         Self {

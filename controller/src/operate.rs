@@ -183,14 +183,19 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
     if matches!(told, Some(Ok(()))) && story::plan(&desk.request).contains(&"reboot") {
         desk.forget_way_in();
     }
-    let ended = match told {
+    let left_alone = desk.left_alone();
+    let hinted = |ended: Ended| match left_alone {
+        Some(what) if ended.state == MachineState::Installer => ended.hint(what),
+        _ => ended,
+    };
+    let ended = hinted(match told {
         Some(Ok(())) => Ended::done(&screen.trail()),
         Some(Err(failure)) if matches!(contact, Contact::Gone | Contact::Lost | Contact::Taken) => {
             Ended::lost(failure, &screen.trail())
         }
         Some(Err(failure)) => failed(failure),
         None => Ended::interrupted(&screen.trail()),
-    };
+    });
     Ended { bundle, ..ended }
 }
 

@@ -120,6 +120,11 @@ pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> 
         })
         .await?;
     }
+    // nobody need come back for a machine that nothing was installed on
+    let stays = !["disko", "install", "reboot"].into_iter().any(asked);
+    if let Some(what) = desk.left_alone().filter(|_| stays) {
+        desk.screen.note(&what);
+    }
     run.finish()
 }
 

@@ -18,6 +18,9 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// How long a program must stay up before it counts as started: one that may not be executed ends at once.
 const SETTLE: Duration = Duration::from_millis(700);
 
+/// How often it is looked whether a unit has stopped.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 type Properties<'a> = Vec<(&'a str, Variant<'a>)>;
 
 /// Starts a program as a transient service that outlives the login, is restarted when it dies, and is one control group
@@ -46,6 +49,37 @@ pub async fn start_unit(name: &str, argv: &[&str]) -> Result<(), Failure> {
     Err(Failure::new(headline)
         .because(format!("it did not stay up ({state})"))
         .code("LF1207"))
+}
+
+/// Stops a unit, and returns once it is. One that is not there is.
+pub(super) async fn stop_unit(name: &str) -> Result<(), Failure> {
+    let headline = format!("cannot stop {name}");
+    let systemd = Systemd::connect()
+        .await
+        .map_err(|failure| failure.under(&headline))?;
+    let under = |error: zbus::Error| Failure::new(&headline).caused_by(&error).code("LF1208");
+    // loads what is not loaded: a unit that nobody knows is then inactive, and no error
+    let path: OwnedObjectPath = systemd.call("LoadUnit", &(name,)).await.map_err(under)?;
+    let asked = systemd
+        .call::<_, OwnedObjectPath>("StopUnit", &(name, "replace"))
+        .await;
+    let stopped = async {
+        loop {
+            let state: String = systemd.get(path.as_str(), UNIT, "ActiveState").await?;
+            if matches!(state.as_str(), "inactive" | "failed") {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    let stopped = tokio::time::timeout(ANSWER, stopped).await;
+    match (stopped, asked) {
+        (Ok(stopped), _) => stopped.map_err(under),
+        (Err(_), Err(error)) => Err(under(error)),
+        (Err(_), Ok(_)) => Err(Failure::new(&headline)
+            .because("it does not stop")
+            .code("LF1208")),
+    }
 }
 
 /// Asks systemd to reboot the machine. Returns once systemd has begun to.

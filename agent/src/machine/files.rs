@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
@@ -16,6 +16,19 @@ use super::broken;
 /// Returns only once the file would survive a power cut.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
     write_io(path, content, mode).map_err(broken(format!("cannot write {}", path.display())))
+}
+
+/// Returns the content of a file; none where it cannot be read, or has more than `most` bytes.
+pub fn read(path: &Path, most: u64) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(most + 1).read_to_end(&mut content).ok()?;
+    (content.len() as u64 <= most).then_some(content)
+}
+
+/// Returns the names in a directory, sorted; none where it cannot be read.
+pub fn names(directory: &Path) -> Vec<String> {
+    super::names_in(directory)
 }
 
 /// Lets others read what this process and its programs make, unless it says otherwise.

@@ -8,12 +8,8 @@ use std::{
 };
 
 use landfall_proto::failure::Failure;
-use serde::Deserialize;
 
 use super::{Machine, broken, files, spool};
-
-/// Where the stock installer puts what the extra initrd held (nixos-images, restore-remote-access).
-const MARKER: &str = "/root/network/landfall-run.json";
 
 /// Is there once the controller has let go of the run.
 const LET_GO: &str = "let-go";
@@ -29,14 +25,10 @@ pub struct Here {
     pub installer: bool,
     /// Run that booted this system by kexec, empty for none.
     pub kexec_marker: String,
+    /// Seconds without contact after which the machine boots its old system again, 0 for never.
+    pub return_after: u64,
     /// Differs between agent processes.
     pub process: u64,
-}
-
-/// The marker that travels in the extra initrd.
-#[derive(Debug, Deserialize)]
-struct Marker {
-    run: String,
 }
 
 impl Machine {
@@ -49,14 +41,13 @@ impl Machine {
         let seed = format!("{boot_id} {} {:?}", std::process::id(), SystemTime::now());
         let mut process = [0; 8];
         process.copy_from_slice(&blake3::hash(seed.as_bytes()).as_bytes()[..8]);
-        let marker = self
-            .read(MARKER)
-            .and_then(|text| serde_json::from_str::<Marker>(&text).ok());
+        let marker = self.marker();
         Ok(Here {
             build,
             boot_id,
             installer: self.is_installer(),
-            kexec_marker: marker.map(|marker| marker.run).unwrap_or_default(),
+            return_after: self.return_after(),
+            kexec_marker: marker.map(|marker| marker.run.into()).unwrap_or_default(),
             process: u64::from_le_bytes(process),
         })
     }

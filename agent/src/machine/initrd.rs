@@ -1,7 +1,7 @@
 //! Stands in for `cpio` and `gzip` while an image's own script makes the archive that goes behind its initrd.
 //!
 //! Old systems often lack both. Being in their place also lets the agent add what the installer needs to be found and
-//! entered again: a key of this run, host keys where the old system has none, and the run's name.
+//! entered again: a key of this run, host keys where the old system has none, the run's mark, and what it did so far.
 
 use std::{
     ffi::OsStr,
@@ -14,29 +14,31 @@ use std::{
 
 use cpio::newc::{Builder, ModeFileType, trailer};
 use flate2::{Compression, write::GzEncoder};
-use landfall_proto::{failure::Failure, order::RunId};
+use landfall_proto::failure::Failure;
 use serde::{Deserialize, Serialize};
 
-use super::broken;
+use super::{
+    broken,
+    marker::{self, Marker, Past},
+};
 
 /// Names the file that holds the [`Amendment`], in the environment of the `cpio` stand-in.
 pub const AMEND: &str = "LANDFALL_CPIO_AMEND";
-
-/// Where the installer finds the name of its run, below `/root/network` once it is up.
-pub const RUN_FILE: &str = "landfall-run.json";
 
 const AUTHORIZED_KEYS: &str = "ssh/authorized_keys";
 const HOST_KEYS: &str = "ssh/ssh_host_";
 
 /// What is added to the archive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Amendment {
     /// Public key line that may log in as root besides those of the old system.
     pub authorized_key: String,
     /// Host keys for an archive that has none: name of the file and its content.
     pub host_keys: Vec<(String, String)>,
-    /// Name of the run.
-    pub run: RunId,
+    /// Whose installer it is.
+    pub marker: Marker,
+    /// What was done on the old system.
+    pub past: Option<Past>,
 }
 
 /// Does the work of `cpio` or `gzip` from standard input to standard output, if `name` is one of them. Blocks.
@@ -169,14 +171,18 @@ fn archive(
                 )?;
             }
         }
-        let run = serde_json::json!({ "run": amendment.run }).to_string();
-        entry(
-            RUN_FILE,
-            ModeFileType::Regular,
-            0o644,
-            run.as_bytes(),
-            &mut output,
-        )?;
+        let marker = serde_json::to_vec(&amendment.marker)?;
+        let past = amendment
+            .past
+            .as_ref()
+            .map(serde_json::to_vec)
+            .transpose()?;
+        let files = [(marker::MARKER, Some(marker)), (marker::PAST, past)];
+        for (name, content) in files {
+            if let Some(content) = content {
+                entry(name, ModeFileType::Regular, 0o600, &content, &mut output)?;
+            }
+        }
     }
     trailer(&mut output)?;
     output.flush()
@@ -249,6 +255,8 @@ fn gzip(args: &[String], mut input: impl Read, output: impl Write) -> io::Result
 mod tests {
     use std::{collections::BTreeMap, os::unix::fs::symlink};
 
+    use landfall_proto::order::RunId;
+
     use super::*;
 
     fn read_back(mut bytes: &[u8]) -> BTreeMap<String, (u32, String)> {
@@ -273,7 +281,16 @@ mod tests {
                 ("ssh_host_ed25519_key".to_owned(), "private".to_owned()),
                 ("ssh_host_ed25519_key.pub".to_owned(), "public".to_owned()),
             ],
-            run: RunId::from_bytes([7; 16]),
+            marker: Marker {
+                run: RunId::from_bytes([7; 16]),
+                return_after: 1800,
+            },
+            past: Some(Past {
+                run: RunId::from_bytes([7; 16]),
+                boot_id: "boot-1".to_owned(),
+                host_keys: Vec::new(),
+                journal: vec!["header".into()],
+            }),
         }
     }
 
@@ -318,9 +335,14 @@ mod tests {
             !found.contains_key("ssh/ssh_host_ed25519_key"),
             "it has host keys"
         );
+        let run = "07".repeat(16);
         assert_eq!(
-            found[RUN_FILE].1,
-            format!("{{\"run\":\"{}\"}}", "07".repeat(16))
+            found["landfall-run.json"].1,
+            format!(r#"{{"run":"{run}","return_after":1800}}"#)
+        );
+        assert_eq!(
+            found["landfall-journal.json"].1,
+            format!(r#"{{"run":"{run}","boot_id":"boot-1","host_keys":[],"journal":["header"]}}"#)
         );
     }
 

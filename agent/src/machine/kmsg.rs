@@ -1,6 +1,10 @@
-//! The kernel's last words, for failures whose cause only the kernel knows.
+//! The kernel's log: its last words, for failures whose cause only the kernel knows, and ours where nobody else listens.
 
-use std::{fs::OpenOptions, io::Read, os::unix::fs::OpenOptionsExt};
+use std::{
+    fs::OpenOptions,
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+};
 
 use nix::fcntl::OFlag;
 
@@ -50,6 +54,17 @@ impl Machine {
             }
         }
         found
+    }
+}
+
+impl Machine {
+    /// Says something to whoever looks at the console, where that can be done. Blocks for a moment.
+    pub fn tell_kernel(&self, text: &str) {
+        let opened = OpenOptions::new().append(true).open(self.at("/dev/kmsg"));
+        if let Ok(mut log) = opened {
+            // one call is one record
+            let _ = log.write_all(format!("<4>landfall: {text}\n").as_bytes());
+        }
     }
 }
 

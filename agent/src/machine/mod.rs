@@ -23,10 +23,12 @@ pub mod hostkeys;
 mod image;
 pub mod initrd;
 mod inside;
+pub mod kexec;
 mod keys;
 pub mod kmsg;
 mod launch;
 pub mod lock;
+pub mod marker;
 mod mend;
 pub mod mounts;
 pub mod nix;
@@ -43,6 +45,7 @@ pub mod stack;
 #[cfg(test)]
 pub(crate) mod stage;
 mod target;
+pub mod timer;
 
 use command::{Programs, Script};
 

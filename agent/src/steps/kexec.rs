@@ -11,6 +11,7 @@ use landfall_proto::{
     order::{self, RunId},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Arrived;
 use crate::machine::{
@@ -18,10 +19,16 @@ use crate::machine::{
     command::{Command, Ended, PATH},
     hostkeys::HostKey,
     initrd::{AMEND, Amendment},
+    kexec::WORDS,
+    marker::{Marker, Past},
+    timer,
 };
 
 /// What an image's script says when the kernel is loaded; the last thing it can say.
 const MARKER: &str = "machine will boot into nixos";
+
+/// What is told where the image starts its kernel in a way of its own, or with a very long command line.
+const WITHOUT_TIMER: &str = "the installer does not boot the old system again by itself until an agent has come there; continuing because that is needed only if none comes";
 
 /// Copying and compressing the state takes seconds, loading a big initrd on a slow disk a minute.
 const DEADLINE: Duration = Duration::from_secs(600);
@@ -40,6 +47,8 @@ pub struct Kexec<'a> {
     pub order: &'a order::Kexec,
     /// The image.
     pub image: &'a Arrived,
+    /// The journal of the run so far, for the installer to go on with.
+    pub past: &'a [Value],
 }
 
 /// An installer that the kernel will start within seconds.
@@ -63,10 +72,14 @@ impl Step for Kexec<'_> {
         let host_keys = self.prepare().await?;
         self.load(cx).await?;
         self.leave_disk().await;
-        Ok(Done::new(Loaded {
+        let loaded = Loaded {
             boot_id: self.machine.boot_id(),
             host_keys,
-        }))
+        };
+        Ok(match self.returns().await {
+            true => Done::new(loaded),
+            false => Done::warned(loaded, WITHOUT_TIMER),
+        })
     }
 
     /// An agent that starts again in the old system has to load anew: the kernel was not started.
@@ -148,12 +161,18 @@ impl Kexec<'_> {
     }
 
     async fn prepare(&self) -> Result<Vec<String>, Failure> {
-        let (run, authorized_key) = (self.run.clone(), self.order.authorized_key.clone());
+        let authorized_key = self.order.authorized_key.clone();
+        let marker = Marker {
+            run: self.run.clone(),
+            return_after: self.order.return_after,
+        };
+        let journal = self.past.to_vec();
         let prepare = move |machine: &Machine| {
             let mut amendment = Amendment {
                 authorized_key,
                 host_keys: Vec::new(),
-                run,
+                marker,
+                past: None,
             };
             let mut public = machine.public_host_keys();
             if !machine.has_host_keys() {
@@ -165,7 +184,16 @@ impl Kexec<'_> {
                     (format!("{name}.pub"), key.public),
                 ];
             }
+            amendment.past = Some(Past {
+                run: amendment.marker.run.clone(),
+                boot_id: machine.boot_id(),
+                host_keys: public.clone(),
+                journal,
+            });
             machine.stand_in(&amendment)?;
+            if amendment.marker.return_after > 0 {
+                machine.stand_in_for_kexec()?;
+            }
             Ok(public)
         };
         self.machine.blocking(prepare).await
@@ -192,6 +220,9 @@ impl Kexec<'_> {
                 .arg("--kexec-extra-flags")
                 .arg(&self.order.extra_flags);
         }
+        if self.order.return_after > 0 {
+            command = command.env(WORDS, timer::words(self.order.return_after));
+        }
         let mut said = false;
         let told = |line: &str| {
             said |= line.contains(MARKER);
@@ -217,6 +248,12 @@ impl Kexec<'_> {
         let leave = self.machine.blocking(Machine::leave_disk);
         // it goes on though nobody waits; the end of this run has to be told before the machine is gone
         let _ = tokio::time::timeout(TIDYING, leave).await;
+    }
+
+    /// Whether the installer has its timer, as far as it was asked for.
+    async fn returns(&self) -> bool {
+        let has_timer = self.machine.blocking(Machine::has_added_words);
+        self.order.return_after == 0 || has_timer.await
     }
 
     async fn explained(&self, ended: &Ended) -> Failure {
@@ -259,16 +296,6 @@ mod tests {
     }
 
     async fn load(stage: &Stage, extra_flags: &str) -> Result<Loaded, Failure> {
-        let (kernel, initrd) = ("k".repeat(100), "i".repeat(1000));
-        let files = [
-            ("kexec/run", "#!"),
-            ("kexec/bzImage", &kernel),
-            ("kexec/initrd", &initrd),
-        ];
-        let image = Arrived {
-            path: stage.tarball(&files),
-            size: 4096,
-        };
         let order = order::Kexec {
             image: blob(4096),
             extra_flags: extra_flags.to_owned(),
@@ -277,14 +304,31 @@ mod tests {
             initrd: 1000,
             return_after: 0,
         };
+        load_as(stage, &order).await.0
+    }
+
+    /// Returns also whether the installer has its timer.
+    async fn load_as(stage: &Stage, order: &order::Kexec) -> (Result<Loaded, Failure>, bool) {
+        let (kernel, initrd) = ("k".repeat(100), "i".repeat(1000));
+        let files = [
+            ("kexec/run", "#!"),
+            ("kexec/bzImage", &kernel),
+            ("kexec/initrd", &initrd),
+            ("kexec/kexec", "real"),
+        ];
+        let image = Arrived {
+            path: stage.tarball(&files),
+            size: 4096,
+        };
         let (machine, name) = (stage.machine(), RunId::from_bytes([7; 16]));
-        run(&Kexec {
+        let kexec = Kexec {
             machine: &machine,
             run: &name,
-            order: &order,
+            order,
             image: &image,
-        })
-        .await
+            past: &["header".into()],
+        };
+        (run(&kexec).await, kexec.returns().await)
     }
 
     #[tokio::test]
@@ -298,10 +342,43 @@ mod tests {
         );
         let amendment: Amendment =
             serde_json::from_str(&stage.read("run/landfall/kexec/amend.json")).unwrap();
-        assert_eq!(amendment.run.as_str(), "07".repeat(16));
+        assert_eq!(amendment.marker.run.as_str(), "07".repeat(16));
+        let past = amendment.past.unwrap();
+        assert_eq!(
+            (past.run, past.boot_id),
+            (amendment.marker.run, loaded.boot_id)
+        );
+        assert_eq!(
+            (past.host_keys, past.journal),
+            (loaded.host_keys.clone(), vec!["header".into()])
+        );
         assert_eq!(amendment.authorized_key, "ssh-ed25519 AAAA run");
         // this system has no host keys: the installer's is told, so that it can be known again
         assert_eq!(amendment.host_keys[1].1.trim_end(), loaded.host_keys[0]);
+    }
+
+    #[tokio::test]
+    async fn timer_is_missed_only_where_it_was_asked_for() {
+        const REAL: &str = "run/landfall/kexec/kexec/kexec.image";
+        let check = async |return_after: u64, has_timer: bool| {
+            let (stage, _) = stage(Ended::answer(0, SAID, ""));
+            let order = order::Kexec {
+                image: blob(4096),
+                extra_flags: String::new(),
+                authorized_key: String::new(),
+                return_after,
+            };
+            let (loaded, returns) = load_as(&stage, &order).await;
+            loaded.unwrap();
+            // the image's script, which would call the stand-in, is a line of this stage
+            assert_eq!(returns, has_timer);
+            let real = stage.machine().size_of(&stage.root().join(REAL));
+            assert_eq!(real.is_ok(), !has_timer);
+            let amendment = stage.read("run/landfall/kexec/amend.json");
+            assert!(amendment.contains(&format!(r#""return_after":{return_after}"#)));
+        };
+        check(0, true).await;
+        check(1800, false).await;
     }
 
     #[tokio::test]

@@ -95,6 +95,7 @@ fn looking(
             image: Image::Default,
             extra_flags: String::new(),
             force: false,
+            return_after: Kexec::RETURN_AFTER,
         },
         login: way.login,
         privilege: way.privilege,

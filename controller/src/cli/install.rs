@@ -137,6 +137,10 @@ struct InstallerArgs {
     /// Boot the installer even where one runs already
     #[arg(long)]
     force_kexec: bool,
+    /// Boot the old system again when nobody has come to the installer for this long and the disks are
+    /// unchanged; 0 for never
+    #[arg(long, value_name = "TIME", default_value = "30m")]
+    return_after: Patience,
     /// Port of the installer's ssh server [default: 22 after kexec]
     #[arg(
         long,
@@ -176,6 +180,7 @@ impl InstallArgs {
                 image: self.installer.kexec.unwrap_or(Image::Default),
                 extra_flags: self.installer.kexec_extra_flags,
                 force: self.installer.force_kexec,
+                return_after: self.installer.return_after,
             },
             login: way.login,
             privilege: way.privilege,

@@ -70,6 +70,7 @@ fn defaults_do_everything_and_ask() {
         image: Image::Default,
         extra_flags: String::new(),
         force: false,
+        return_after: Kexec::RETURN_AFTER,
     };
     assert_eq!(request.kexec, kexec);
     assert_eq!(request.host_key, HostKeyPolicy::Ask);
@@ -385,6 +386,7 @@ fn what_may_be_corrected_does_not_begin_anew() {
         "--copy-host-keys-to /persist",
         "--no-use-machine-substituters",
         "--kexec x",
+        "--return-after 0",
         "--build-on remote",
         "--option cores 1",
         "--json -vv",

@@ -1,6 +1,6 @@
 //! The agent of a run: brought to the machine, ordered, followed, and let go of once its end was seen.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use engine::step::Context;
 use landfall_proto::{
@@ -60,6 +60,9 @@ pub struct Reached {
     /// Whether it is the installed system, so that nothing is left to be done to it. No agent was brought there.
     #[serde(default)]
     pub installed: bool,
+    /// Seconds without contact after which it boots its old system again, 0 where it does not.
+    #[serde(default)]
+    pub return_after: u64,
 }
 
 /// The agent that is being talked to.
@@ -114,7 +117,9 @@ impl Desk {
             kexec_marker: hello.kexec_marker,
             knows_run: hello.run_id == self.run.as_str(),
             installed: false,
+            return_after: hello.return_after,
         };
+        self.returns.store(reached.return_after, Ordering::Relaxed);
         *self.agent.lock().await = Some(self.attend(link));
         if reached.installer && reached.kexec_marker == self.run.as_str() {
             self.keep_way_in(&self.folder);

@@ -12,7 +12,11 @@ mod leave;
 mod login;
 mod past;
 
-use std::{path::PathBuf, sync::atomic::AtomicBool};
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use landfall_proto::{
     facts::Facts,
@@ -26,7 +30,7 @@ pub use self::{agent::Reached, alone::ALONE, login::Login, past::Past};
 use crate::{
     local::{keys::Credentials, nix::Nix, secret::Secret, state::RunFolder},
     remote::{link::LinkView, ssh::Ssh},
-    request::{Phase, Request},
+    request::{Patience, Phase, Request},
     screen::Screen,
 };
 
@@ -53,6 +57,8 @@ pub struct Desk {
     pub past: Past,
     /// Keys for disko and where they go, from `prepare` on. Nothing of them is ever written down.
     pub keys: Mutex<Vec<(KeyPath, Secret)>>,
+    /// [`Reached::return_after`] of the machine as it was last reached.
+    returns: AtomicU64,
     agent: Mutex<Option<Agent>>,
     landing: Mutex<Option<Landing>>,
     alone: AtomicBool,
@@ -81,10 +87,20 @@ impl Desk {
             view,
             past: Past::default(),
             keys: Mutex::default(),
+            returns: AtomicU64::default(),
             agent: Mutex::default(),
             landing: Mutex::default(),
             alone: AtomicBool::new(false),
         }
+    }
+
+    /// Says what becomes of a machine whose disks are unchanged when it is left alone now; nothing where it stays as it is.
+    pub fn left_alone(&self) -> Option<String> {
+        let seconds = self.returns.load(Ordering::Relaxed);
+        let after = Patience(Duration::from_secs(seconds));
+        (seconds > 0).then(|| {
+            format!("left alone with unchanged disks, the machine boots its old system again after {after}")
+        })
     }
 
     /// Returns the nix of this machine.

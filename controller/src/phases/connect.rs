@@ -96,6 +96,7 @@ impl Connect<'_> {
                     installer: false,
                     kexec_marker: String::new(),
                     knows_run: false,
+                    return_after: 0,
                     installed: true,
                 }),
                 _ => None,

@@ -48,7 +48,7 @@ impl Step for Kexec<'_> {
             authorized_key: self.desk.login.key.clone(),
             kernel: image.kernel,
             initrd: image.initrd,
-            return_after: 0,
+            return_after: self.desk.request.kexec.return_after.0.as_secs(),
         });
         self.desk.order(job).await?;
         self.desk.send(image.path.clone(), &image.blob, cx).await?;
@@ -64,6 +64,17 @@ impl Step for Kexec<'_> {
 }
 
 impl Kexec<'_> {
+    /// Says what becomes of a machine on which no agent has come.
+    fn hinted(&self, failure: Failure) -> Failure {
+        let after = self.desk.request.kexec.return_after;
+        match after.0.is_zero() {
+            true => failure,
+            false => failure.hint(format!(
+                "left alone, the stock installer boots the old system again {after} after its own boot"
+            )),
+        }
+    }
+
     async fn arrive(&self, cx: &Context) -> Result<Reached, Failure> {
         let desk = self.desk;
         let ssh = desk.installer_ssh();
@@ -80,7 +91,7 @@ impl Kexec<'_> {
             },
         )
         .await
-        .map_err(|failure| failure.or_code("LF0332"))?;
+        .map_err(|failure| self.hinted(failure).or_code("LF0332"))?;
         let reached = desk.reach(ssh, true, cx).await?;
         if reached.kexec_marker != desk.run.as_str() {
             return Err(Failure::new("refusing to go on after kexec")

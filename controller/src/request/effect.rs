@@ -2,7 +2,7 @@
 
 use landfall_proto::order::DiskoMode;
 
-use super::{BuildOn, HostKeyPolicy, Image, Phase, Request, Source, StoreSetting};
+use super::{BuildOn, HostKeyPolicy, Image, Kexec, Phase, Request, Source, StoreSetting};
 
 impl Request {
     /// Returns what is to be said before anything is done, a sentence each.
@@ -53,6 +53,11 @@ impl Request {
                 "kexec",
             ),
             (kexec && self.kexec.force, "--force-kexec", "kexec"),
+            (
+                kexec && self.kexec.return_after != Kexec::RETURN_AFTER,
+                "--return-after",
+                "kexec",
+            ),
             (
                 kexec && self.login.post_kexec_port.is_some(),
                 "--post-kexec-ssh-port",

@@ -122,6 +122,13 @@ pub struct Kexec {
     pub extra_flags: String,
     /// Whether it is booted even where an installer runs already.
     pub force: bool,
+    /// Time without contact after which an installer whose disks are unchanged boots the old system again; 0 for never.
+    pub return_after: Patience,
+}
+
+impl Kexec {
+    /// How long nobody comes who is not coming any more, unless a user says otherwise.
+    pub const RETURN_AFTER: Patience = Patience(Duration::from_secs(30 * 60));
 }
 
 /// A key for disko, as a file of the installer.

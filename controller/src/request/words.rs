@@ -139,6 +139,18 @@ impl FromStr for Fingerprint {
     }
 }
 
+impl fmt::Display for Patience {
+    /// Writes it in the largest unit that it is whole in.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        match seconds {
+            _ if !seconds.is_multiple_of(60) || seconds == 0 => write!(f, "{seconds} s"),
+            _ if !seconds.is_multiple_of(3600) => write!(f, "{} min", seconds / 60),
+            _ => write!(f, "{} h", seconds / 3600),
+        }
+    }
+}
+
 impl FromStr for Patience {
     type Err = Invalid;
 
@@ -270,5 +282,8 @@ mod tests {
         check("1.5h", None);
         check("99999999999999999999", None);
         check("9999999999h", None);
+        let shown = |text: &str| text.parse::<Patience>().unwrap().to_string();
+        let all = ["0", "90", "1800", "3600", "5400"].map(shown);
+        assert_eq!(all, ["0 s", "90 s", "30 min", "1 h", "90 min"]);
     }
 }

@@ -69,6 +69,11 @@ impl<S: Store> Run<S> {
         self.board.clone()
     }
 
+    /// Returns the journal as it is so far.
+    pub fn journal(&self) -> &Journal<S> {
+        &self.journal
+    }
+
     /// Does a step, or recovers it from the journal, and hands on its proof.
     ///
     /// A step that was cut off and must not be repeated is refused. A failure ends the run.
