@@ -283,6 +283,7 @@ impl Ended {
             exit: Exit::Done,
             state: MachineState::Alone,
             failure: None,
+            bundle: None,
         }
     }
 

@@ -366,6 +366,8 @@ mod tests {
                 image: blob(4096),
                 extra_flags: String::new(),
                 authorized_key: String::new(),
+                kernel: 100,
+                initrd: 1000,
                 return_after,
             };
             let (loaded, returns) = load_as(&stage, &order).await;

@@ -23,8 +23,8 @@ use std::{
 use landfall_proto::{facts::Facts, failure::Failure, image::Size};
 use serde::Serialize;
 
-pub use self::look::check;
 pub(crate) use self::look::Forgetful;
+pub use self::look::check;
 use crate::request::{self, Phase, Request};
 
 /// What was found out about one way to fail.
