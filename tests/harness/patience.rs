@@ -29,6 +29,14 @@ pub fn until<T>(
     }
 }
 
+/// Lets so much time go by: how long a fault lasts, never a wait for something.
+pub fn pass(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        pause();
+    }
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "this module is where the rig waits"

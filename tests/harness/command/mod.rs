@@ -146,6 +146,7 @@ impl Bend {
         };
         Change {
             restore: self.restore,
+            address: None,
             carrier,
             rate_mbit: self.rate,
             delay_ms: self.delay,

@@ -76,6 +76,7 @@ impl Options {
             },
             boot: self.boot.unwrap_or(plain.boot),
             offline: self.offline,
+            years_ahead: plain.years_ahead,
         }
     }
 
@@ -133,7 +134,9 @@ fn power_on(name: &str, folder: &Path, boot: Option<Boot>) -> Result<Status> {
     let mut record = Record::load(folder)?;
     record.boot = match boot {
         Some(boot) => boot,
-        None if machine::disk::has_boot_sector(&machine::disk::path(folder, 0))? => Boot::Disk,
+        None if machine::disk::bootable(folder, record.spec.disks_gib.len())?.is_some() => {
+            Boot::Disk
+        }
         None => record.boot,
     };
     record.save(folder)?;

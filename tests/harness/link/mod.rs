@@ -8,7 +8,7 @@
 pub mod gauge;
 pub mod proxy;
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::Ipv4Addr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +26,11 @@ pub enum Carrier {
 }
 
 /// What the line is like at the moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Conditions {
+    /// The address of this host at which the machine answers.
+    #[serde(default = "usual_address")]
+    pub address: Ipv4Addr,
     /// Whether anything is forwarded.
     pub carrier: Carrier,
     /// Megabits per second in each direction, shared by all connections; none is unlimited.
@@ -41,12 +44,32 @@ pub struct Conditions {
     pub truncated: u64,
 }
 
+fn usual_address() -> Ipv4Addr {
+    Ipv4Addr::LOCALHOST
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        Self {
+            address: usual_address(),
+            carrier: Carrier::Up,
+            rate_mbit: None,
+            delay_ms: 0,
+            half_opened: 0,
+            truncated: 0,
+        }
+    }
+}
+
 /// What to do to the line; fields that are not set leave things as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// Back to a line without faults and limits, before anything else is applied.
+    /// Back to a line without faults and limits, at the same address, before anything else is applied.
     #[serde(default)]
     pub restore: bool,
+    /// The new address, one of loopback: open connections are reset.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     /// The new state of the carrier.
     #[serde(default)]
     pub carrier: Option<Carrier>,
@@ -71,10 +94,14 @@ impl Change {
         let mut next = now;
         if self.restore {
             next = Conditions {
+                address: now.address,
                 half_opened: now.half_opened,
                 truncated: now.truncated,
                 ..Conditions::default()
             };
+        }
+        if let Some(address) = self.address {
+            next.address = address;
         }
         if let Some(carrier) = self.carrier {
             next.carrier = carrier;
@@ -102,6 +129,12 @@ impl Change {
 }
 
 impl Conditions {
+    /// Whether nothing answers at this address.
+    #[must_use]
+    pub fn is_away(&self, address: Ipv4Addr) -> bool {
+        self.carrier == Carrier::Cut || self.address != address
+    }
+
     /// How long one byte is under way.
     #[must_use]
     pub fn delay(&self) -> Duration {
@@ -130,6 +163,9 @@ impl fmt::Display for Conditions {
         }
         if self.delay_ms > 0 {
             write!(f, ", {} ms each way", self.delay_ms)?;
+        }
+        if self.address != usual_address() {
+            write!(f, ", at {}", self.address)?;
         }
         Ok(())
     }

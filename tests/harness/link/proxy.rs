@@ -83,9 +83,10 @@ impl Line {
         conditions: watch::Receiver<Conditions>,
         far: watch::Receiver<Far>,
     ) -> Result<Self> {
-        let holder = match port.map(hold) {
+        let usual = Conditions::default().address;
+        let holder = match port.map(|port| hold(usual, port)) {
             Some(Ok(holder)) => holder,
-            Some(Err(_)) | None => hold(0).context("taking a port on loopback")?,
+            Some(Err(_)) | None => hold(usual, 0).context("taking a port on loopback")?,
         };
         let port = holder.local_addr().context("asking for the port")?.port();
         let (up, down) = (Pace::default(), Pace::default());
@@ -126,15 +127,16 @@ impl Line {
         let mut conditions = self.conditions.clone();
         loop {
             became(&mut conditions, |now| now.carrier != Carrier::Cut).await;
-            let listener = hold(self.port)
+            let address = conditions.borrow().address;
+            let listener = hold(address, self.port)
                 .and_then(|socket| socket.listen(128))
                 .context("listening for the operator")?;
             let mut open = JoinSet::new();
             loop {
                 tokio::select! {
-                    () = became(&mut conditions, |now| now.carrier == Carrier::Cut) => break,
+                    () = became(&mut conditions, |now| now.is_away(address)) => break,
                     Ok((client, _)) = listener.accept() => {
-                        open.spawn(Arc::clone(&self).carry(client));
+                        open.spawn(Arc::clone(&self).carry(client, address));
                     }
                     Some(_) = open.join_next() => {}
                 }
@@ -146,12 +148,12 @@ impl Line {
     }
 
     /// One connection, from its acceptance to its end.
-    async fn carry(self: Arc<Self>, mut client: TcpStream) {
+    async fn carry(self: Arc<Self>, mut client: TcpStream, address: Ipv4Addr) {
         // a line has no opinion on small packets: the ends have theirs
         let _ = client.set_nodelay(true);
         let cut = async {
             let mut conditions = self.conditions.clone();
-            became(&mut conditions, |now| now.carrier == Carrier::Cut).await;
+            became(&mut conditions, |now| now.is_away(address)).await;
         };
         let end = tokio::select! {
             () = cut => End::Reset,
@@ -342,10 +344,10 @@ impl Pace {
 }
 
 /// Binds a loopback port without listening; port 0 takes any.
-fn hold(port: u16) -> io::Result<TcpSocket> {
+fn hold(address: Ipv4Addr, port: u16) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    socket.bind(SocketAddr::from((address, port)))?;
     Ok(socket)
 }
 

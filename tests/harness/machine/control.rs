@@ -78,6 +78,9 @@ pub struct Status {
     pub pid: Option<u32>,
     /// What the line is like.
     pub link: Conditions,
+    /// Bytes that the line has delivered to it.
+    #[serde(default)]
+    pub sent: u64,
     /// As it was ordered.
     pub spec: Spec,
     /// Belongs to a test and ends with it.

@@ -60,6 +60,16 @@ pub fn has_boot_sector(disk: &Path) -> Result<bool> {
     Ok(found && signature == [0x55, 0xaa])
 }
 
+/// The first of `count` disks that firmware could boot from.
+pub fn bootable(folder: &Path, count: usize) -> Result<Option<usize>> {
+    for index in 0..count {
+        if has_boot_sector(&path(folder, index))? {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
 /// Bytes a disk occupies on this host.
 pub fn used(disk: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
@@ -85,7 +95,7 @@ fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
 mod tests {
     use std::fs;
 
-    use super::{create, has_boot_sector, path};
+    use super::{bootable, create, has_boot_sector, path};
 
     #[test]
     fn disk_is_never_smaller_than_its_image() {
@@ -100,12 +110,14 @@ mod tests {
     #[test]
     fn empty_disk_does_not_boot_and_one_with_a_signature_does() {
         let folder = tempfile::tempdir().unwrap();
-        create(folder.path(), None, &[1]).unwrap();
-        let disk = path(folder.path(), 0);
+        create(folder.path(), None, &[1, 1]).unwrap();
+        let disk = path(folder.path(), 1);
         assert!(!has_boot_sector(&disk).unwrap());
+        assert_eq!(bootable(folder.path(), 2).unwrap(), None);
         let mut sector = vec![0; 512];
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
         fs::write(&disk, sector).unwrap();
         assert!(has_boot_sector(&disk).unwrap());
+        assert_eq!(bootable(folder.path(), 2).unwrap(), Some(1));
     }
 }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     link::{
         Conditions,
+        gauge::{Direction, Gauge},
         proxy::{Far, Line},
     },
     registry::{Keeping, Record},
@@ -51,6 +52,7 @@ struct Keeper {
     quick_resets: u32,
     far: watch::Sender<Far>,
     conditions: watch::Sender<Conditions>,
+    gauge: Arc<Gauge>,
 }
 
 /// Gives power to the machine in `folder` and keeps it until somebody asks to stop.
@@ -73,6 +75,7 @@ pub async fn keep(folder: &Path) -> Result<()> {
         quick_resets: 0,
         far,
         conditions,
+        gauge: line.gauge(),
     };
     let asked = listen(&socket(folder))?;
     let boot = keeper.record.boot;
@@ -171,8 +174,8 @@ impl Keeper {
 
     /// What the machine boots when nobody chooses.
     fn natural_boot(&self) -> Result<Boot> {
-        let own = disk::has_boot_sector(&disk::path(&self.folder, 0))?;
-        Ok(if own { Boot::Disk } else { self.record.boot })
+        let own = disk::bootable(&self.folder, self.record.spec.disks_gib.len())?;
+        Ok(own.map_or(self.record.boot, |_| Boot::Disk))
     }
 
     fn lights_out(&mut self, off: Off) {
@@ -250,6 +253,7 @@ impl Keeper {
             serial_log: self.folder.join("serial.log"),
             pid: self.qemu.as_ref().map(|qemu| qemu.pid),
             link: *self.conditions.borrow(),
+            sent: self.gauge.passed(Direction::Up),
             spec: self.record.spec.clone(),
             ephemeral: self.record.ephemeral,
         }

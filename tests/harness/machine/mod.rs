@@ -11,6 +11,7 @@ pub mod spec;
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{self, Output},
     sync::{
@@ -258,6 +259,14 @@ impl Link<'_> {
     pub fn rate(&self, mbit: f64) -> Result<()> {
         self.change(Change {
             rate_mbit: Some(mbit),
+            ..Change::default()
+        })
+    }
+
+    /// Lets the machine answer at another address of loopback, and no more at the one it had.
+    pub fn move_to(&self, address: Ipv4Addr) -> Result<()> {
+        self.change(Change {
+            address: Some(address),
             ..Change::default()
         })
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -160,14 +160,24 @@ fn arguments(
         );
         line.file("-drive", "if=pflash,format=raw,file=", &vars, "");
     }
+    // a firmware that is not told tries the first disk and no other
+    let boots = disk::bootable(folder, spec.disks_gib.len())?.filter(|_| boot == Boot::Disk);
     for index in 0..spec.disks_gib.len() {
         let disk = disk::name(index);
         let options = format!(",if=none,format=raw,discard=unmap,id={disk}");
         line.file("-drive", "file=", &disk::path(folder, index), &options);
+        let first = if index > 0 && boots == Some(index) {
+            ",bootindex=1"
+        } else {
+            ""
+        };
         line.two(
             "-device",
-            &format!("virtio-blk-pci,drive={disk},serial=rig-{disk}"),
+            &format!("virtio-blk-pci,drive={disk},serial=rig-{disk}{first}"),
         );
+    }
+    if spec.years_ahead != 0 {
+        line.two("-rtc", &format!("base={}", clock(spec.years_ahead)?));
     }
     let way_out = if spec.offline { ",restrict=on" } else { "" };
     line.two(
@@ -187,6 +197,17 @@ fn arguments(
         line.two("-append", &append);
     }
     Ok(line.0)
+}
+
+/// What a clock says that is so many years ahead of this host's, in the emulator's words.
+fn clock(years_ahead: i32) -> Result<String> {
+    let said = std::process::Command::new("date")
+        .args(["--utc", "+%Y-%m-%dT%H:%M:%S"])
+        .arg(format!("--date={years_ahead} years"))
+        .output()
+        .context("starting date")?;
+    ensure!(said.status.success(), "date does not know that year");
+    Ok(String::from_utf8(said.stdout)?.trim_end().to_owned())
 }
 
 struct Line(Vec<OsString>);

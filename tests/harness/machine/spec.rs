@@ -60,6 +60,9 @@ pub struct Spec {
     pub boot: Boot,
     /// Without a way out: no route beyond the machine's own network.
     pub offline: bool,
+    /// How many years its clock is ahead of this host's; behind it when negative.
+    #[serde(default)]
+    pub years_ahead: i32,
 }
 
 impl Default for Spec {
@@ -70,6 +73,7 @@ impl Default for Spec {
             firmware: Firmware::Bios,
             boot: Boot::Target,
             offline: false,
+            years_ahead: 0,
         }
     }
 }

@@ -131,6 +131,33 @@ async fn is_silent(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
+async fn machine_that_moves_answers_at_its_new_address_and_no_other() {
+    let rig = Rig::new().await;
+    let mut open = rig.connected().await;
+    let moved = Ipv4Addr::new(127, 0, 0, 2);
+    rig.change(Change {
+        address: Some(moved),
+        ..Change::default()
+    });
+    assert!(is_reset(&mut open).await);
+    let found = async {
+        loop {
+            if let Ok(stream) = TcpStream::connect((moved, rig.port)).await {
+                break stream;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut stream = timeout(SOON, found).await.unwrap();
+    assert_eq!(echoed(&mut stream, b"hello").await, b"hello");
+    let old = TcpStream::connect((LOOPBACK, rig.port)).await;
+    assert_eq!(
+        old.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+}
+
+#[tokio::test]
 async fn cut_resets_what_is_open_and_refuses_what_is_new() {
     let rig = Rig::new().await;
     let mut open = rig.connected().await;
