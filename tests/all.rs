@@ -16,6 +16,7 @@ mod install;
 mod layouts;
 mod login;
 mod machine;
+mod mutations;
 mod nix;
 mod options;
 mod refusals;

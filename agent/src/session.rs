@@ -525,6 +525,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn machine_reboots_once_its_last_word_was_heard_and_not_before() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let session = Session::open(stage.machine()).unwrap();
+        let mut order = order(&[]);
+        if let Job::Install(install) = &mut order.job {
+            install.reboot = true;
+        }
+        session.start(order).unwrap();
+        let state = ended(&session).await;
+        assert_eq!(state.end, Some(End::Finished));
+        let rebooted = || stage.asked().contains(&"reboot".to_owned());
+        // all but the last event were seen
+        assert!(!session.release(state.next - 1));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!rebooted());
+        assert!(session.release(state.next));
+        while !rebooted() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
     async fn nothing_is_kept_for_nobody() {
         let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
         let session = Session::open(stage.machine()).unwrap();

@@ -598,6 +598,24 @@ mod tests {
     }
 
     #[test]
+    fn line_that_cannot_be_brought_to_storage_is_not_written_down() {
+        // a file that takes every write and can be synced by nobody: a thread's own name
+        let path = PathBuf::from("/proc/thread-self/comm");
+        let mut store = FileStore {
+            file: open_private(&path).unwrap(),
+            path,
+            whole: 0,
+        };
+        store.file.write_all(b"journal").unwrap();
+        let error = store.append(b"line\n").unwrap_err();
+        assert!(
+            matches!(&error, JournalError::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput),
+            "{error:?}"
+        );
+        assert_eq!(store.whole, 0);
+    }
+
+    #[test]
     fn journal_with_nothing_but_a_header_is_taken_up() {
         let place = Place::new();
         place.put(&line(&header()));

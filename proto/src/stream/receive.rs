@@ -187,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_handed_on_is_not_kept_again() {
+        let mut half = ReceiveHalf::new(0);
+        put(&mut half, 0, b"abc").unwrap();
+        half.take();
+        half.consume(3);
+        half.ack_due = false;
+        put(&mut half, 0, b"abc").unwrap();
+        assert_eq!((half.waiting_bytes(), half.ack_due), (0, true));
+    }
+
+    #[test]
     fn foreign_input_is_refused() {
         let mut half = ReceiveHalf::new(0);
         assert_eq!(
