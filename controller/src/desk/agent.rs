@@ -261,6 +261,23 @@ impl Desk {
         .await
     }
 
+    /// Whether the agent has all that it takes to boot the installer, and nothing has kept it from doing so.
+    pub async fn is_leaving(&self) -> Result<bool, Failure> {
+        let link = self.link().await?;
+        let hello = link.hello().await?;
+        if hello.run_id != self.run.as_str() {
+            return Ok(false);
+        }
+        // apart from what is followed: its failure, if there was one, is an earlier command's
+        let mut state = RunState::default();
+        let all = |state: &RunState| state.next >= hello.events;
+        link.follow(&self.run, &mut state, all, |_| {}).await?;
+        let has_image = state
+            .step("image")
+            .is_some_and(|step| matches!(step.status, Status::Finished(_)));
+        Ok(has_image && matches!(state.end, None | Some(End::Finished)))
+    }
+
     /// Follows the agent until its run has ended.
     pub async fn follow_to_the_end(&self, cx: &Context) -> Result<(), Failure> {
         self.follow_until(cx, |state| state.end.is_some()).await

@@ -1,6 +1,9 @@
 //! What the operator's machine delivers to the agent: files, connections of stores, and word that an input is there.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use engine::step::Context;
 use landfall_proto::{
@@ -20,12 +23,38 @@ use crate::{
 
 /// How much of a blob is read at once.
 const READ: usize = 256 << 10;
+/// To so many agents a blob is sent, each after the one before it was killed.
+const AGENTS: u32 = 5;
 /// How often the progress of an upload is told.
 const PACE: Duration = Duration::from_millis(200);
 
 impl Desk {
     /// Sends a file to the agent, from where an earlier try broke off.
+    ///
+    /// An agent that comes after one that was killed knows what that one has kept, and nothing of its streams.
     pub async fn send(&self, path: PathBuf, blob: &Blob, cx: &Context) -> Result<(), Failure> {
+        let mut tries = 1;
+        loop {
+            let before = self.agent_process().await?;
+            let failure = match self.try_to_send(&path, blob, cx).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            if tries == AGENTS || self.agent_process().await? == before {
+                return Err(failure);
+            }
+            tries += 1;
+        }
+    }
+
+    /// Returns the number of the agent's process that answers now.
+    async fn agent_process(&self) -> Result<u64, Failure> {
+        let link = self.link().await?;
+        link.confirm().await?;
+        Ok(link.hello().await?.process)
+    }
+
+    async fn try_to_send(&self, path: &Path, blob: &Blob, cx: &Context) -> Result<(), Failure> {
         let mux = self.mux().await?;
         let cannot = |why: String| {
             Failure::new(format!("cannot send {}", path.display()))
@@ -39,7 +68,7 @@ impl Desk {
         let opened = opened
             .map_err(|_| cannot("waiting for the agent to take it".to_owned()))?
             .map_err(|broken| cannot(broken.to_string()))?;
-        let mut reader = file::read_from(&path, opened.resume_from)?;
+        let mut reader = file::read_from(path, opened.resume_from)?;
         let (mut io, done) = (opened.io, opened.done);
         let copy = async {
             let mut at = opened.resume_from;

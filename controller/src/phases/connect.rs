@@ -5,6 +5,7 @@ use std::time::Duration;
 use engine::step::{Context, Done, Repeat, Step};
 use landfall_proto::failure::Failure;
 
+use super::kexec::Departure;
 use crate::{
     desk::{Desk, Reached},
     remote::{
@@ -33,6 +34,41 @@ impl Step for Connect<'_> {
     type Proof = Reached;
 
     async fn run(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
+        match self.meet(cx).await {
+            // it was told to boot the installer, and may have gone there while it was looked at
+            Err(_) if self.desk.past.kexec_begun => {
+                self.desk.hang_up().await;
+                self.meet(cx).await
+            }
+            met => met,
+        }
+    }
+
+    async fn still_true(&self, _: &Reached) -> bool {
+        // a new process has no connection, whatever the earlier one had; after the reboot it needs none
+        self.desk.past.rebooted
+    }
+}
+
+impl Connect<'_> {
+    /// Finds the machine where it is, or where it is going.
+    async fn meet(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
+        let mut found = self.find(cx).await?;
+        let old = !found.proof.installer && !found.proof.installed;
+        let may_leave = self.desk.past.kexec_begun && old;
+        // nothing of what is done in a system that is about to end would last
+        if may_leave && self.desk.is_leaving().await? {
+            let departure = Departure {
+                desk: self.desk,
+                boot_id: &found.proof.boot_id,
+            };
+            departure.follow(cx).await?;
+            found.proof = departure.arrive(cx).await?;
+        }
+        Ok(found)
+    }
+
+    async fn find(&self, cx: &Context) -> Result<Done<Reached>, Failure> {
         let is_pinned = self.desk.is_pinned();
         let installer = match is_pinned {
             true => self.installer(cx).await,
@@ -66,13 +102,6 @@ impl Step for Connect<'_> {
         })
     }
 
-    async fn still_true(&self, _: &Reached) -> bool {
-        // a new process has no connection, whatever the earlier one had; after the reboot it needs none
-        self.desk.past.rebooted
-    }
-}
-
-impl Connect<'_> {
     /// Returns the machine if it runs the system that an earlier command of this run has installed.
     ///
     /// It may have been booted before that command could see it: the power was cut, or somebody was faster.

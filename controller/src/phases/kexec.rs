@@ -1,17 +1,22 @@
 //! Boots the installer, and believes that it did only what cannot be otherwise: another boot, the run's own marker, the
 //! same host key.
 
+use std::time::Duration;
+
 use engine::step::{Context, Done, Repeat, Step};
 use landfall_proto::{
-    failure::Failure,
+    failure::{Contact, Failure},
     order::{self, Job},
 };
 
 use super::prepare::Prepared;
 use crate::{
     desk::{Desk, Reached},
-    remote::wait,
+    remote::{link::LinkView, upload, wait},
 };
+
+/// Between two looks whether the machine has gone already, while its agent does not answer.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// Boots the installer.
 #[derive(Debug)]
@@ -52,10 +57,12 @@ impl Step for Kexec<'_> {
         });
         self.desk.order(job).await?;
         self.desk.send(image.path.clone(), &image.blob, cx).await?;
-        self.desk.follow(&["inspect", "image", "kexec"], cx).await?;
-        self.desk.hang_up().await;
-        let reached = self.arrive(cx).await?;
-        Ok(Done::new(reached))
+        let departure = Departure {
+            desk: self.desk,
+            boot_id: &self.machine.boot_id,
+        };
+        departure.follow(cx).await?;
+        Ok(Done::new(departure.arrive(cx).await?))
     }
 
     async fn still_true(&self, _: &Reached) -> bool {
@@ -63,7 +70,51 @@ impl Step for Kexec<'_> {
     }
 }
 
-impl Kexec<'_> {
+/// A machine that is leaving its old system for the installer.
+#[derive(Debug)]
+pub(super) struct Departure<'a> {
+    pub(super) desk: &'a Desk,
+    /// Id of the boot that ends.
+    pub(super) boot_id: &'a str,
+}
+
+impl Departure<'_> {
+    /// Follows the agent until the kernel is loaded.
+    ///
+    /// Its last words may be lost with the line: a machine that answers from another boot has heard them.
+    pub(super) async fn follow(&self, cx: &Context) -> Result<(), Failure> {
+        let followed = tokio::select! {
+            followed = self.desk.follow(&["inspect", "image", "kexec"], cx) => followed,
+            () = self.seen_elsewhere() => Ok(()),
+        };
+        match followed {
+            Err(failure) if failure.contact == Contact::Kept || !self.is_elsewhere().await => {
+                Err(failure)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Completes once the machine answers from another boot. Asks only while the agent does not answer.
+    async fn seen_elsewhere(&self) {
+        let mut view = self.desk.view.subscribe();
+        let lost =
+            |view: &LinkView| matches!(view, LinkView::Retrying { .. } | LinkView::Lost { .. });
+        while view.wait_for(lost).await.is_ok() {
+            if self.is_elsewhere().await {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        // nobody tells of the link any more
+        std::future::pending::<()>().await;
+    }
+
+    async fn is_elsewhere(&self) -> bool {
+        let answer = upload::probe(&self.desk.installer_ssh()).await;
+        answer.is_ok_and(|machine| machine.boot_id != self.boot_id)
+    }
+
     /// Says what becomes of a machine on which no agent has come.
     fn hinted(&self, failure: Failure) -> Failure {
         let after = self.desk.request.kexec.return_after;
@@ -75,12 +126,14 @@ impl Kexec<'_> {
         }
     }
 
-    async fn arrive(&self, cx: &Context) -> Result<Reached, Failure> {
+    /// Waits for the installer, and brings the agent there.
+    pub(super) async fn arrive(&self, cx: &Context) -> Result<Reached, Failure> {
         let desk = self.desk;
+        desk.hang_up().await;
         let ssh = desk.installer_ssh();
         wait::for_boot(
             std::slice::from_ref(&ssh),
-            &self.machine.boot_id,
+            self.boot_id,
             desk.request.installer_boots(),
             |machine| match machine.variant.as_str() {
                 "installer" => Ok(()),

@@ -303,7 +303,7 @@ impl Link {
     }
 
     /// Makes sure that the agent answers, on a new connection if it must be.
-    pub(super) async fn confirm(&self) -> Result<(), LinkError> {
+    pub async fn confirm(&self) -> Result<(), LinkError> {
         let request = channel::introduction(self.caller());
         self.call(CALL, |mut client: Client| {
             let request = request.clone();
