@@ -337,6 +337,7 @@ log: LOG
             "luks",
             "lvm",
             "mdraid",
+            "on-vdb",
             "on-vdc",
             "second",
         ];

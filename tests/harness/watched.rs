@@ -80,7 +80,7 @@ impl Watched {
         })
     }
 
-    /// Waits until a step has begun, as events name it: `kexec`, `install/copy`.
+    /// Waits until a step has begun, named as for [`is`].
     pub fn wait_step(&mut self, step: &str, deadline: Duration) -> Result<()> {
         self.wait_for(step, deadline, |record| is(record, step, "step_started"))
     }
@@ -150,7 +150,7 @@ impl Drop for Watched {
 }
 
 impl Told {
-    /// How often a step has begun, as events name it; events that were told twice count once.
+    /// How often a step has begun, named as for [`is`]; events that were told twice count once.
     #[must_use]
     pub fn begun(&self, step: &str) -> usize {
         let begun = self
@@ -184,8 +184,14 @@ impl Told {
     }
 }
 
-/// Whether a record is an event of this kind, of this step.
+/// Whether a record is an event of this kind, of this step: `kexec` for a phase, `/copy` for a step of the agent, in
+/// whichever phase it came.
 #[must_use]
 pub fn is(record: &Value, step: &str, kind: &str) -> bool {
-    record["step"] == step && record["kind"] == kind
+    let told = record["step"].as_str().unwrap_or_default();
+    let of_step = match step.strip_prefix('/') {
+        Some(step) => told.rsplit_once('/').is_some_and(|(_, told)| told == step),
+        None => told == step,
+    };
+    of_step && record["kind"] == kind
 }
