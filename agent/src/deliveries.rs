@@ -54,16 +54,28 @@ impl Arrivals {
         }
     }
 
-    /// Remembers that an input is there.
-    pub(crate) fn supply(&self, input: Input) {
-        self.supplied
-            .send_if_modified(|inputs| inputs.insert(input));
+    /// Remembers that an input is there, also for an agent that comes after this one.
+    pub(crate) fn supply(&self, input: Input) -> Result<(), Failure> {
+        let mut kept = Ok(());
+        self.supplied.send_if_modified(|inputs| {
+            if !inputs.insert(input) {
+                return false;
+            }
+            kept = self.machine.set_supplied(inputs);
+            if kept.is_err() {
+                inputs.remove(&input);
+            }
+            kept.is_ok()
+        });
+        kept
     }
 
-    /// Forgets the inputs of an earlier run, and takes the settings of this one.
-    pub(crate) fn begin(&self, nix: NixSettings) {
-        self.supplied.send_replace(HashSet::new());
+    /// Forgets all inputs but these, and takes the settings of this run.
+    pub(crate) fn begin(&self, inputs: HashSet<Input>, nix: NixSettings) -> Result<(), Failure> {
+        self.machine.set_supplied(&inputs)?;
+        self.supplied.send_replace(inputs);
         *self.nix.lock().expect("no holder panics") = nix;
+        Ok(())
     }
 
     /// Returns where blobs are kept: where that is, is known once it is known what they are for.

@@ -142,7 +142,8 @@ impl Agent for Service {
         self.check(&supply.run_id)?;
         let input = Input::from_name(&supply.input)
             .ok_or_else(|| Status::invalid_argument("no step waits for such an input"))?;
-        self.session.supply(input);
+        let supplied = self.session.supply(input);
+        supplied.map_err(|failure| refused(&failure))?;
         Ok(Response::new(v1::SupplyReply {}))
     }
 

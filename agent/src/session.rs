@@ -2,6 +2,7 @@
 //! taken up again after a crash, let go once the controller has seen its end.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -115,7 +116,9 @@ impl Session {
                     .caused_by(&error)
                     .code("LF0901")
             })?;
-            session.start(order)?;
+            // what it waits for may have been brought before the crash
+            let begun = session.begin(order, session.machine.supplied())?;
+            *session.current() = Some(begun);
             if session.machine.is_let_go() {
                 session.go_alone();
             }
@@ -193,7 +196,7 @@ impl Session {
         if let (Some(refusal), Job::Install(_)) = (refusal, &order.job) {
             return Err(refusal);
         }
-        *current = Some(self.begin(order)?);
+        *current = Some(self.begin(order, HashSet::new())?);
         Ok(Known::Started)
     }
 
@@ -218,8 +221,8 @@ impl Session {
     }
 
     /// Remembers that an input is there.
-    pub(crate) fn supply(&self, input: Input) {
-        self.arrivals.supply(input);
+    pub(crate) fn supply(&self, input: Input) -> Result<(), Failure> {
+        self.arrivals.supply(input)
     }
 
     /// Puts a key file where the order says that one lies.
@@ -369,8 +372,8 @@ impl Session {
         self.current.lock().expect("no holder of the run panics")
     }
 
-    /// Makes the journal of a run, or opens it, and tells its story from there on.
-    fn begin(&self, order: Order) -> Result<Current, Failure> {
+    /// Makes the journal of a run, or opens it, and tells its story from there on; these inputs are there already.
+    fn begin(&self, order: Order, inputs: HashSet<Input>) -> Result<Current, Failure> {
         let wire = wire::order_to_wire(&order);
         let part = match order.job {
             Job::Kexec(_) => "kexec",
@@ -385,14 +388,16 @@ impl Session {
                 .caused_by(&error)
                 .code("LF0901")
         })?;
-        self.machine.set_open_order(&wire)?;
         if let Job::Kexec(kexec) = &order.job {
             self.machine.make_room_for(&kexec.image, kexec.size());
         }
-        self.arrivals.begin(match &order.job {
+        let nix = match &order.job {
             Job::Install(install) => install.nix.clone(),
             Job::Kexec(_) => NixSettings::default(),
-        });
+        };
+        // before the order: an agent that takes it up goes on with what it had
+        self.arrivals.begin(inputs, nix)?;
+        self.machine.set_open_order(&wire)?;
         let cancel = CancellationToken::new();
         let run = Run::begin(journal, cancel.clone())?;
         let board = run.board();
@@ -477,7 +482,7 @@ mod tests {
         // a call whose answer was lost is made again
         entrust("/tmp/secret.key").await.unwrap();
         entrust("/tmp/secret.key").await.unwrap();
-        session.supply(Input::Keys);
+        session.supply(Input::Keys).unwrap();
         assert_eq!(ended(&session).await.end, Some(End::Finished));
         assert_eq!(stage.files_with(SECRET), ["tmp/secret.key"]);
         let (events, _) = session.board().unwrap().report_since(0, 0);
@@ -491,15 +496,34 @@ mod tests {
         let session = Session::open(stage.machine()).unwrap();
         let order = order(&["/tmp/secret.key"]);
         session.start(order.clone()).unwrap();
-        session.supply(Input::Keys);
+        session.supply(Input::Keys).unwrap();
         let state = ended(&session).await;
         assert_eq!(state.failure().unwrap().code, "LF1311");
         assert_eq!(session.start(order), Ok(Known::Started));
         let content = Zeroizing::new(SECRET.to_vec());
         let path = "/tmp/secret.key".parse().unwrap();
         session.entrust(path, content).await.unwrap();
-        session.supply(Input::Keys);
+        session.supply(Input::Keys).unwrap();
         assert_eq!(ended(&session).await.end, Some(End::Finished));
+    }
+
+    #[tokio::test]
+    async fn agent_that_comes_after_a_crash_waits_for_nothing_that_was_brought() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let machine = stage.machine();
+        let session = Session::open(machine.clone()).unwrap();
+        session.supply(Input::Keys).unwrap();
+        let order = order(&["/tmp/secret.key"]);
+        machine
+            .set_open_order(&wire::order_to_wire(&order))
+            .unwrap();
+        let path = "/tmp/secret.key".parse().unwrap();
+        machine.keep_key(&path, SECRET).unwrap();
+        let after = Session::open(machine.clone()).unwrap();
+        assert_eq!(ended(&after).await.end, Some(End::Finished));
+        // another run has its own
+        after.start(self::order(&["/tmp/other.key"])).unwrap();
+        assert!(machine.supplied().is_empty());
     }
 
     #[tokio::test]

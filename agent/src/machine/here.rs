@@ -1,13 +1,14 @@
 //! What does not change while this agent process lives, and the order it has to take up if it does not.
 
 use std::{
+    collections::HashSet,
     fs,
     io::ErrorKind,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use landfall_proto::failure::Failure;
+use landfall_proto::{failure::Failure, order::Input};
 
 use super::{Machine, broken, files, spool};
 
@@ -86,10 +87,23 @@ impl Machine {
         }
     }
 
-    /// Forgets the open order.
+    /// Forgets the open order, and what was delivered for it.
     pub fn close_order(&self) {
         // what stays is an order that has ended: taking it up again finds every step done
         let _ = fs::remove_file(self.dir().join("open-order.json"));
+        let _ = fs::remove_file(self.dir().join("supplied.json"));
+    }
+
+    /// Returns what the controller said to be there for the open order. What cannot be read has to be said again.
+    pub fn supplied(&self) -> HashSet<Input> {
+        let bytes = fs::read(self.dir().join("supplied.json")).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Remembers what the controller said to be there: nobody says it a second time to an agent that comes after a crash.
+    pub fn set_supplied(&self, inputs: &HashSet<Input>) -> Result<(), Failure> {
+        let names = serde_json::to_vec(inputs).expect("names are plain data");
+        files::write(&self.dir().join("supplied.json"), &names, 0o600)
     }
 }
 
