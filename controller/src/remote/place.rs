@@ -106,34 +106,43 @@ fn program(line: &str) -> Option<(String, BlobHash)> {
     Some((folder.to_owned(), hash))
 }
 
-/// Takes the rest of the agent from stdin, and checks it.
+/// Takes the rest of the agent from stdin, and checks it. One that is there already, whole, is left as it is.
 ///
 /// Says first from which offset on it wants bytes. What an earlier connection left is copied to a new file: should
-/// that connection still deliver bytes, they go to the old one.
+/// that connection still deliver bytes, they go to the old one. It may also have been lost with its last word: then all
+/// is there.
 pub fn receive(root: Root, folder: &str, hash: &BlobHash, size: u64) -> Remote {
+    Remote::as_root(root, &receiver(folder, &name(hash), size))
+}
+
+fn receiver(folder: &str, name: &str, size: u64) -> String {
     let script = RECEIVE
-        .replace("@name@", &name(hash))
+        .replace("@name@", name)
         .replace("@size@", &size.to_string());
-    Remote::as_root(root, &script.replace("@folder@", folder))
+    script.replace("@folder@", folder)
 }
 
 const RECEIVE: &str = r#"
 umask 077
 cd "@folder@" || exit 40
+whole() { [ -x @name@ ] && echo "landfall-agent $(./@name@ version)"; }
+without() { whole || exit $1; exit 0; }
+whole && exit 0
 p=@name@.part
 if [ -f $p ]; then
-  cat $p >$p.$$ && mv $p.$$ $p || exit 41
+  cat $p >$p.$$ && mv $p.$$ $p || without 41
 else
-  : >$p || exit 41
+  : >$p || without 41
 fi
 s=$(($(wc -c <$p)))
 if [ $s -gt @size@ ]; then : >$p; s=0; fi
 echo "landfall-from $s"
-cat >>$p || exit 42
+cat >>$p || without 42
 s=$(($(wc -c <$p)))
-if [ $s != @size@ ]; then exit 43; fi
-chmod 700 $p && mv $p @name@ || exit 44
-echo "landfall-agent $(./@name@ version)"
+if [ $s != @size@ ]; then without 43; fi
+chmod 700 $p && mv $p @name@ || without 44
+rm -f $p.*
+whole
 "#;
 
 /// Removes what was sent, whole or in part, and the folder unless something else is in it.
@@ -241,7 +250,46 @@ impl Place {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, io::Write, path::Path, process::Stdio};
+
     use super::*;
+
+    /// A program that says who it is, and what its own script says about receiving it.
+    const AGENT: &str = "#!/bin/sh\necho '{\"build\":\"ab\"}'\n";
+
+    fn received_in(folder: &Path, bytes: &[u8]) -> (String, Option<i32>) {
+        let script = receiver(folder.to_str().unwrap(), "agent", AGENT.len() as u64);
+        let mut sh = std::process::Command::new("sh");
+        sh.args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut sh = sh.spawn().unwrap();
+        // who has all there is reads nothing
+        let _ = sh.stdin.take().unwrap().write_all(bytes);
+        let output = sh.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        (said, output.status.code())
+    }
+
+    #[test]
+    fn agent_is_received_in_pieces_and_no_piece_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let receive = |bytes: &str| received_in(folder.path(), bytes.as_bytes());
+        let (first, rest) = AGENT.split_at(10);
+        assert_eq!(receive(first), ("landfall-from 0\n".to_owned(), Some(43)));
+        // somebody was killed in the middle of it
+        fs::write(folder.path().join("agent.part.7"), "").unwrap();
+        let whole = "landfall-agent {\"build\":\"ab\"}\n";
+        let (said, status) = receive(rest);
+        assert_eq!(
+            (said, status),
+            (format!("landfall-from 10\n{whole}"), Some(0))
+        );
+        let names = fs::read_dir(folder.path()).unwrap();
+        assert_eq!(names.count(), 1);
+        // the connection was lost with the last word
+        assert_eq!(receive(""), (whole.to_owned(), Some(0)));
+    }
 
     #[test]
     fn scripts_pass_through_any_login_shell() {
