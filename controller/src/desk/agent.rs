@@ -20,6 +20,7 @@ use crate::{
     local::agents,
     remote::{
         agent::{Link, Reach, Started},
+        classify::SshError,
         probe::Arch,
         ssh::Ssh,
         upload::{self, Placed},
@@ -104,8 +105,20 @@ impl Desk {
         if let Some(landing) = self.landing.lock().await.as_mut() {
             landing.started = true;
         }
-        upload::start(&ssh, &placed, AGENT_FOLDER, &self.credentials.for_agent()).await?;
         let deadline = self.request.reconnect_timeout;
+        let credentials = self.credentials.for_agent();
+        let retrying = |error: &SshError| {
+            cx.waiting(format!("the agent to start: {}", error.trouble.seen()));
+        };
+        upload::start(
+            &ssh,
+            &placed,
+            AGENT_FOLDER,
+            &credentials,
+            deadline,
+            retrying,
+        )
+        .await?;
         let link = Link::connect(self.way(ssh, placed, deadline, revive)).await?;
         let hello = link.hello().await?;
         self.keep_off(&link, &hello).await?;
@@ -174,7 +187,10 @@ impl Desk {
         let deadline = self.request.reconnect_timeout;
         let size = agent.blob.size;
         let hash = &agent.blob.hash;
-        let place = upload::search(&ssh, root, hash).await?;
+        let retrying = |error: &SshError| {
+            cx.waiting(format!("a place for the agent: {}", error.trouble.seen()));
+        };
+        let place = upload::search(&ssh, root, hash, deadline, retrying).await?;
         *self.landing.lock().await = Some(Landing {
             ssh: ssh.clone(),
             placed: Placed {

@@ -77,7 +77,8 @@ impl Desk {
         if started {
             // it may be coming up just now: one that runs for sure can be told to go
             let credentials = self.credentials.for_agent();
-            let _ = upload::start(&ssh, &placed, AGENT_FOLDER, &credentials).await;
+            let once = Duration::ZERO;
+            let _ = upload::start(&ssh, &placed, AGENT_FOLDER, &credentials, once, |_| ()).await;
             let way = self.way(ssh.clone(), placed.clone(), Duration::ZERO, false);
             if let Ok(link) = Link::connect(way).await {
                 // one that works on something is somebody else's

@@ -503,7 +503,9 @@ impl Link {
             credentials,
             ..
         } = &self.inner.reach;
-        let _ = upload::start(ssh, placed, folder, &credentials.for_agent()).await;
+        // whoever revives it tries again
+        let (credentials, once) = (credentials.for_agent(), Duration::ZERO);
+        let _ = upload::start(ssh, placed, folder, &credentials, once, |_| ()).await;
     }
 }
 

@@ -13,6 +13,7 @@ use super::{
     classify::{SshError, Trouble},
     place::{self, Place, Traces},
     probe::{self, Lock, Machine, Root},
+    shell::Remote,
     ssh::{Output, Ssh},
 };
 use crate::local::{agents::AgentFile, child::last_lines, secret::Secret};
@@ -78,11 +79,17 @@ pub async fn try_sudo(ssh: &Ssh, password: &Secret) -> Result<Result<(), (Lock, 
     Ok(Err((probe::lock(&output.stderr), said)))
 }
 
-/// Finds a place for the agent, and whether it is there already.
-pub async fn search(ssh: &Ssh, root: Root, hash: &BlobHash) -> Result<Place, Failure> {
-    let output = ssh
-        .run(&place::search(root, hash), &[], patience(ssh))
-        .await?;
+/// Finds a place for the agent, and whether it is there already. Goes on after a lost connection until the deadline;
+/// `retrying` is told what a try met with.
+pub async fn search(
+    ssh: &Ssh,
+    root: Root,
+    hash: &BlobHash,
+    deadline: Duration,
+    retrying: impl FnMut(&SshError),
+) -> Result<Place, Failure> {
+    let script = place::search(root, hash);
+    let output = insist(ssh, &script, &[], patience(ssh), deadline, retrying).await?;
     place::found(&output.stdout, root, ssh.destination()).map_err(|failure| said(failure, &output))
 }
 
@@ -113,10 +120,7 @@ pub async fn place(
     if place.there.as_deref() == Some(hash.as_str()) {
         return Ok(Placed { place, hash });
     }
-    let mut pauses = PAUSE
-        .iter()
-        .copied()
-        .chain(std::iter::repeat(PAUSE[PAUSE.len() - 1]));
+    let mut pauses = pauses();
     let mut discarded = false;
     loop {
         let sent = tokio::time::timeout_at(until, send(ssh, &place, agent, &mut progress)).await;
@@ -216,14 +220,18 @@ async fn send(
 }
 
 /// Starts the agent with these credentials (JSON, never kept in the clear on the way), or finds it running.
+///
+/// Goes on after a lost connection until the deadline; `retrying` is told what a try met with.
 pub async fn start(
     ssh: &Ssh,
     placed: &Placed,
     folder: &str,
     credentials: &[u8],
+    deadline: Duration,
+    retrying: impl FnMut(&SshError),
 ) -> Result<Started, Failure> {
     let arguments = format!("spawn --dir {}", super::ssh::quote(folder));
-    spawn(ssh, placed, &arguments, credentials).await
+    spawn(ssh, placed, &arguments, credentials, deadline, retrying).await
 }
 
 /// Lets these credentials in to an agent that serves there already. Starts none.
@@ -234,7 +242,8 @@ pub async fn admit(
     credentials: &[u8],
 ) -> Result<Started, Failure> {
     let arguments = format!("spawn --only-find --dir {}", super::ssh::quote(folder));
-    spawn(ssh, placed, &arguments, credentials).await
+    let once = Duration::ZERO;
+    spawn(ssh, placed, &arguments, credentials, once, |_| ()).await
 }
 
 async fn spawn(
@@ -242,11 +251,12 @@ async fn spawn(
     placed: &Placed,
     arguments: &str,
     credentials: &[u8],
+    deadline: Duration,
+    retrying: impl FnMut(&SshError),
 ) -> Result<Started, Failure> {
     let command = placed.place.command(&placed.hash, arguments);
-    let output = ssh
-        .run(&command, credentials, START.max(patience(ssh)))
-        .await?;
+    let patience = START.max(patience(ssh));
+    let output = insist(ssh, &command, credentials, patience, deadline, retrying).await?;
     let text = String::from_utf8_lossy(&output.stdout);
     let started = text
         .lines()
@@ -289,6 +299,38 @@ pub async fn remove(ssh: &Ssh, place: &Place, hash: &BlobHash) -> Result<(), Fai
     let script = place::remove(place.root, &place.folder, hash);
     ssh.run(&script, &[], ASK).await?;
     Ok(())
+}
+
+/// Runs what may be run twice until it was run to its end: the machine has answered before.
+async fn insist(
+    ssh: &Ssh,
+    command: &Remote,
+    input: &[u8],
+    patience: Duration,
+    deadline: Duration,
+    mut retrying: impl FnMut(&SshError),
+) -> Result<Output, SshError> {
+    let until = Instant::now() + deadline;
+    let mut pauses = pauses();
+    loop {
+        let error = match ssh.run(command, input, patience).await {
+            Ok(output) => return Ok(output),
+            Err(error) => error,
+        };
+        let pause = pauses.next().expect("the pauses have no end");
+        let may_pass = error.trouble.may_pass() && error.trouble != Trouble::AuthRefused;
+        if !may_pass || Instant::now() + pause >= until {
+            return Err(error);
+        }
+        retrying(&error);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Returns the pauses between tries, without end.
+fn pauses() -> impl Iterator<Item = Duration> {
+    let last = PAUSE[PAUSE.len() - 1];
+    PAUSE.into_iter().chain(std::iter::repeat(last))
 }
 
 fn patience(ssh: &Ssh) -> Duration {
