@@ -13,7 +13,11 @@ use landfall_tests::{
     assets::Assets,
     binaries,
     install::{Operator, ROOT, reach},
-    link::{Change, Conditions, gauge::Gauge, proxy::Line},
+    link::{
+        Change, Conditions,
+        gauge::Gauge,
+        proxy::{Far, Line},
+    },
     namespace::{SSHD, Size, Target},
     ssh::Ssh,
 };
@@ -27,6 +31,9 @@ const SIZE: Size = Size {
     disks: [200 << 20, 64 << 20],
     run: 64 << 20,
 };
+
+/// Where the disko script reads the key of the disks.
+pub(crate) const DISK_KEY: &str = "/tmp/disk.key";
 
 /// What all runs share.
 #[derive(Debug)]
@@ -55,6 +62,7 @@ impl Site {
         let folder = TempDir::with_prefix("faults-").context("making a folder")?;
         fixture::flake(&assets, &folder.path().join("flake"))?;
         fixture::extra(&folder.path().join("extra"))?;
+        fixture::disk_key(&folder.path().join("key"))?;
         Ok(Self {
             assets,
             landfall,
@@ -74,7 +82,8 @@ pub(crate) struct Wire {
     pub(crate) conditions: watch::Sender<Conditions>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) runtime: Runtime,
-    port: u16,
+    line: Arc<Line>,
+    far: watch::Sender<Far>,
 }
 
 impl Wire {
@@ -85,19 +94,18 @@ impl Wire {
             .build()?;
         let conditions = watch::Sender::new(Conditions::default());
         let far = watch::Sender::new(Some(SSHD));
-        let line = Line::bind(None, conditions.subscribe(), far.subscribe())?
-            .into_network(target.network()?);
-        let (port, gauge) = (line.port(), line.gauge());
+        let line = Arc::new(Line::bind(None, conditions.subscribe(), far.subscribe())?);
+        line.reach_in(target.network()?);
+        let served = Arc::clone(&line);
         runtime.spawn(async move {
-            // the machine is there as long as the line
-            let _far = far;
-            let _ = Arc::new(line).serve().await;
+            let _ = served.serve().await;
         });
         Ok(Self {
             conditions,
-            gauge,
+            gauge: line.gauge(),
             runtime,
-            port,
+            line,
+            far,
         })
     }
 
@@ -131,13 +139,16 @@ impl Bench {
         let mut landfall = self.operator.command(&site.assets, &site.landfall);
         landfall.env("LANDFALL_AGENT_DIR", &site.agents);
         let ssh = Ssh {
-            port: self.wire.port,
+            port: self.wire.line.port(),
             key: site.assets.key(),
         };
         let flake = format!("{}#loop", site.path("flake").display());
         landfall.args(["--json", "--phases", "disko,install", "--flake", &flake]);
         landfall.arg("--extra-files").arg(site.path("extra"));
         landfall.arg("--copy-host-keys");
+        landfall
+            .args(["--disk-encryption-keys", DISK_KEY])
+            .arg(site.path("key"));
         if fresh {
             landfall.arg("--fresh");
         }
@@ -156,6 +167,23 @@ impl Bench {
         }
         bound.stdin(Stdio::null()).process_group(0);
         bound
+    }
+
+    /// Takes the target's power: what is connected hangs, and nobody answers.
+    pub(crate) fn power_off(&mut self) -> Result<()> {
+        self.wire.far.send_replace(None);
+        self.target.power_off()
+    }
+
+    /// Gives the power back; nothing if it is there.
+    pub(crate) fn power_on(&mut self) -> Result<()> {
+        if self.target.has_power() {
+            return Ok(());
+        }
+        self.target.power_on()?;
+        self.wire.line.reach_in(self.target.network()?);
+        self.wire.far.send_replace(Some(SSHD));
+        Ok(())
     }
 
     /// The agent at work, as it is called on this host.
@@ -188,13 +216,21 @@ impl Bench {
         Ok(found)
     }
 
+    /// All processes on both sides.
+    pub(crate) fn everybody(&self) -> Result<Vec<(i32, String)>> {
+        let mut found = self.target.processes()?;
+        found.extend(self.processes()?);
+        Ok(found)
+    }
+
     /// Whether the new system's disk is mounted.
     pub(crate) fn is_mounted(&self) -> Result<bool> {
-        Ok(self
-            .target
-            .mounts()?
-            .iter()
-            .any(|mount| mount == "/mnt ext4"))
+        Ok(self.target.has_power()
+            && self
+                .target
+                .mounts()?
+                .iter()
+                .any(|mount| mount == "/mnt ext4"))
     }
 
     /// Copies what landfall remembers of the target, before it is forgotten.

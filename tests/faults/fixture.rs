@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use landfall_tests::assets::Assets;
+use memchr::memmem;
 
 use super::draw::Draw;
 
@@ -44,12 +45,17 @@ const FILES: &[(&str, &str)] = &[
 
 /// Extra files: name, bytes, mode.
 const EXTRA: &[(&str, usize, u32)] = &[
-    ("etc/secret", 100, 0o400),
+    ("etc/noise", 100, 0o400),
     ("etc/tool", 20_000, 0o755),
     ("home/alice/letter", 3_000_000, 0o640),
     ("home/alice/.ssh/id", 400, 0o600),
     ("var/empty file", 0, 0o644),
 ];
+
+/// A secret in an extra file, which is where it belongs.
+const PASSWORD: (&str, &str) = ("etc/password", "correct-horse-5a1f-battery-staple");
+/// The key that disks would be encrypted with.
+const DISK_KEY: &str = "disk-key-7be2-nobody-writes-this-down";
 
 /// Writes the flake to `folder`. The same bytes each time, so that nix builds it once.
 pub(crate) fn flake(assets: &Assets, folder: &Path) -> Result<()> {
@@ -82,10 +88,22 @@ pub(crate) fn extra(folder: &Path) -> Result<PathBuf> {
     for (name, size, mode) in EXTRA {
         write(&folder.join(name), &draw.bytes(*size), *mode)?;
     }
+    write(&folder.join(PASSWORD.0), PASSWORD.1.as_bytes(), 0o400)?;
     symlink("letter", folder.join("home/alice/link")).context("linking")?;
     let private = folder.join("home/alice/.ssh");
     fs::set_permissions(private, Permissions::from_mode(0o700))?;
     Ok(folder.to_owned())
+}
+
+/// Writes the disks' key to `file`.
+pub(crate) fn disk_key(file: &Path) -> Result<()> {
+    write(file, DISK_KEY.as_bytes(), 0o600)
+}
+
+/// Whether a secret is in `text`.
+pub(crate) fn tells_secrets(text: &[u8]) -> bool {
+    let within = |secret: &str| memmem::find(text, secret.as_bytes()).is_some();
+    within(PASSWORD.1) || within(DISK_KEY)
 }
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<()> {

@@ -33,6 +33,7 @@ use self::{
     bench::{Bench, Site},
     model::{Truth, judge},
     play::play,
+    schedule::Kind,
     table::Outcome,
 };
 
@@ -49,6 +50,9 @@ struct Arguments {
     /// Only this run of the seed
     #[arg(long, value_name = "N")]
     only: Option<u32>,
+    /// The first fault of each run is of this kind
+    #[arg(long)]
+    kind: Option<Kind>,
     /// How many runs at a time: they wait more than they work
     #[arg(long, value_name = "N", default_value_t = 3)]
     lanes: usize,
@@ -123,9 +127,9 @@ fn uninterrupted(site: &Site, logs: &Path) -> Result<Truth> {
     let folder = logs.join("uninterrupted");
     fs::create_dir_all(&folder)?;
     let begun = Instant::now();
-    let bench = Bench::new(site)?;
+    let mut bench = Bench::new(site)?;
     let up = begun.elapsed();
-    let played = play(site, &bench, &[], &folder)?;
+    let played = play(site, &mut bench, &[], &folder)?;
     let codes: Vec<_> = played.attempts.iter().map(|attempt| attempt.code).collect();
     ensure!(
         codes == [Some(0)],
@@ -162,13 +166,13 @@ fn one(
     number: u32,
     logs: &Path,
 ) -> Result<Outcome> {
-    let faults = schedule::draw(seed, number);
+    let faults = schedule::draw(seed, number, arguments.kind);
     let folder = logs.join(number.to_string());
     // of an earlier run with this seed
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
-    let bench = Bench::new(site)?;
-    let played = play(site, &bench, &faults, &folder)?;
+    let mut bench = Bench::new(site)?;
+    let played = play(site, &mut bench, &faults, &folder)?;
     let mut wrong = judge(&bench, truth, &played)?;
     if arguments.hold > 0 && !wrong.is_empty() {
         println!("{number:>4}  {}: {}", bench.target.hint(), wrong.join("; "));

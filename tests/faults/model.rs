@@ -7,7 +7,8 @@ use landfall_tests::{namespace::Target, patience};
 use serde_json::Value;
 
 use super::{
-    bench::Bench,
+    bench::{Bench, DISK_KEY},
+    fixture,
     play::{Attempt, Played},
     schedule::{Fault, Kind},
     tree::{self, Tree},
@@ -18,8 +19,6 @@ const LEAVES: Duration = Duration::from_secs(20);
 /// Bytes that may be sent again for a connection that was lost: a chunk on each of the two lanes, and
 /// what it takes to log in twice.
 const AGAIN: u64 = 2 * (256 << 10) + (64 << 10);
-/// What an interrupted format is refused with.
-const HALF_DONE: &str = "LF0902";
 const STORE: &str = "local?root=/mnt";
 /// Differs from one installation to the next and says nothing: nix's own books, which nix checks.
 const WITHOUT: &[&str] = &[
@@ -63,6 +62,7 @@ pub(crate) fn judge(bench: &Bench, truth: &Truth, played: &Played) -> Result<Vec
     let mut wrong = Vec::new();
     ended(played, &mut wrong);
     told(played, &mut wrong);
+    secrets(bench, played, &mut wrong)?;
     witness(bench, played, &mut wrong)?;
     if played
         .attempts
@@ -185,18 +185,30 @@ fn witness(bench: &Bench, played: &Played, wrong: &mut Vec<String>) -> Result<()
             "disks were formatted {begun} times, agreed to {consents} times"
         ));
     }
-    let refused = played.attempts.iter().any(refused_half_done);
-    if refused && ended >= begun {
+    let powerless = played
+        .happened
+        .iter()
+        .any(|fault| fault.kind == Kind::Power);
+    let refused = played.attempts.iter().any(Attempt::is_undecided);
+    // without power the target forgets what it had not written down
+    if refused && ended >= begun && !powerless {
         wrong.push("a format that had ended was taken for one that had not".to_owned());
     }
     if refused && !killed_the_agent(&played.happened) {
         wrong.push("a format was interrupted, and nobody had killed the agent".to_owned());
     }
+    for (number, attempt) in played.attempts.iter().enumerate() {
+        // power cuts since the disks were last agreed to
+        let since = played.attempts[..=number].iter().rposition(|one| one.fresh);
+        let since = &played.attempts[since.unwrap_or(0)..=number];
+        let told = since.iter().any(|one| one.bereft);
+        if attempt.is_undecided() && told && begun == ended {
+            wrong.push(format!(
+                "command {number} did not go on with what was on the disks"
+            ));
+        }
+    }
     Ok(())
-}
-
-fn refused_half_done(attempt: &Attempt) -> bool {
-    attempt.failure.as_deref() == Some(HALF_DONE)
 }
 
 /// Whether a process of the agent came after another.
@@ -208,7 +220,7 @@ fn killed_the_agent(faults: &[Fault]) -> bool {
     faults.iter().any(|fault| {
         matches!(
             fault.kind,
-            Kind::Agent | Kind::Both | Kind::DiskFull | Kind::RunFull
+            Kind::Agent | Kind::Both | Kind::DiskFull | Kind::RunFull | Kind::Power
         )
     })
 }
@@ -217,8 +229,7 @@ fn killed_the_agent(faults: &[Fault]) -> bool {
 pub(crate) fn left_over(bench: &Bench, wrong: &mut Vec<String>) -> Result<()> {
     let mut left = Vec::new();
     let gone = patience::until("everybody to leave", LEAVES, || {
-        left = bench.target.processes()?;
-        left.extend(bench.processes()?);
+        left = bench.everybody()?;
         Ok(left.is_empty().then_some(()))
     });
     if gone.is_err() {
@@ -231,6 +242,29 @@ pub(crate) fn left_over(bench: &Bench, wrong: &mut Vec<String>) -> Result<()> {
         for entry in fs::read_dir(&folder).context("looking at the operator's folders")? {
             wrong.push(format!("left over: {}", entry?.path().display()));
         }
+    }
+    Ok(())
+}
+
+/// Nobody finds a secret who looks where landfall has been, at any time. `logs` is what it has said.
+fn secrets(bench: &Bench, played: &Played, wrong: &mut Vec<String>) -> Result<()> {
+    let exposed = played.exposed.iter();
+    wrong.extend(exposed.map(|place| format!("secret: in the {place}")));
+    let mut places = vec![bench.operator.state(), bench.operator.temporary()];
+    let inside = ["/run", "/tmp", "/root", "/dev/shm", "/var/log"];
+    places.extend(inside.map(|place| bench.target.path(place)));
+    places.push(played.logs.clone());
+    // without phase reboot it stays where disko reads it, in memory; whoever runs landfall is told so
+    let right = bench.target.path(DISK_KEY);
+    for place in places {
+        for file in tree::files(&place)? {
+            if file != right && fixture::tells_secrets(&fs::read(&file).unwrap_or_default()) {
+                wrong.push(format!("secret: in {}", file.display()));
+            }
+        }
+    }
+    if fixture::tells_secrets(bench.target.log().as_bytes()) {
+        wrong.push("secret: in sshd's log".to_owned());
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! One run: gives the command until it succeeds, while what was drawn goes wrong.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
@@ -20,13 +20,14 @@ use landfall_tests::{
 };
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, syncfs},
 };
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::{
     bench::{Bench, Site},
+    fixture,
     schedule::{Fault, Kind, When},
 };
 
@@ -36,8 +37,10 @@ const COMMAND: Duration = Duration::from_secs(180);
 const COMMANDS: usize = 8;
 /// Fills what is to be full.
 const FILLER: &str = ".filler";
-/// What an interrupted format is refused with.
-const HALF_DONE: &str = "LF0902";
+/// What a person has to decide about: a format that was interrupted, and disks of which nothing is known.
+pub(crate) const UNDECIDED: [&str; 2] = ["LF0902", "LF0905"];
+/// As often as somebody looks who else on the two machines could read a secret.
+const PRY_EVERY: Duration = Duration::from_millis(700);
 
 /// One command, from its start to its end.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub(crate) struct Attempt {
     pub(crate) faults: Vec<Kind>,
     /// Whether it had `--fresh`.
     pub(crate) fresh: bool,
+    /// Whether the power was cut during it or before it, since the one before, and what lies on the disks was told of.
+    pub(crate) bereft: bool,
 }
 
 /// What a run was like.
@@ -65,6 +70,10 @@ pub(crate) struct Played {
     /// Bytes that were delivered to the target and from it.
     pub(crate) passed: [u64; 2],
     pub(crate) took: Duration,
+    /// The folder with what the commands told.
+    pub(crate) logs: PathBuf,
+    /// Secrets where any process could read them.
+    pub(crate) exposed: Vec<String>,
 }
 
 impl Played {
@@ -84,7 +93,7 @@ impl Played {
 
 /// The state of a run under way.
 struct Stage<'a> {
-    bench: &'a Bench,
+    bench: &'a mut Bench,
     begun: Instant,
     /// What is still to come, with its number.
     waiting: Vec<Fault>,
@@ -93,12 +102,21 @@ struct Stage<'a> {
     happened: Vec<Fault>,
     /// When a step was first told to have begun.
     steps: HashMap<String, Instant>,
+    /// Whether the power was cut after the copy was told to have begun.
+    bereft: bool,
+    pried: Instant,
+    exposed: BTreeSet<String>,
     sprung: mpsc::Receiver<Fault>,
     springs: mpsc::Sender<Fault>,
 }
 
 /// Plays a run; what the commands say goes to `logs`.
-pub(crate) fn play(site: &Site, bench: &Bench, faults: &[Fault], logs: &Path) -> Result<Played> {
+pub(crate) fn play(
+    site: &Site,
+    bench: &mut Bench,
+    faults: &[Fault],
+    logs: &Path,
+) -> Result<Played> {
     let (springs, sprung) = mpsc::channel();
     let mut stage = Stage {
         bench,
@@ -107,6 +125,9 @@ pub(crate) fn play(site: &Site, bench: &Bench, faults: &[Fault], logs: &Path) ->
         lasting: Vec::new(),
         happened: Vec::new(),
         steps: HashMap::new(),
+        bereft: false,
+        pried: Instant::now(),
+        exposed: BTreeSet::new(),
         sprung,
         springs,
     };
@@ -118,9 +139,7 @@ pub(crate) fn play(site: &Site, bench: &Bench, faults: &[Fault], logs: &Path) ->
     }
     let mut attempts: Vec<Attempt> = Vec::new();
     loop {
-        let fresh = attempts
-            .last()
-            .is_some_and(|last| last.failure.as_deref() == Some(HALF_DONE));
+        let fresh = attempts.last().is_some_and(Attempt::is_undecided);
         let attempt = stage.attempt(site, attempts.len(), fresh, logs)?;
         let ended = attempt.code == Some(0) || attempt.hung || attempts.len() + 1 == COMMANDS;
         attempts.push(attempt);
@@ -134,13 +153,23 @@ pub(crate) fn play(site: &Site, bench: &Bench, faults: &[Fault], logs: &Path) ->
     }
     stage.bench.wire.gauge.clear();
     stage.settle()?;
-    let gauge = &bench.wire.gauge;
+    let gauge = &stage.bench.wire.gauge;
     Ok(Played {
         attempts,
-        happened: stage.happened,
         passed: [Direction::Up, Direction::Down].map(|direction| gauge.passed(direction)),
+        happened: stage.happened,
         took: stage.begun.elapsed(),
+        logs: logs.to_owned(),
+        exposed: stage.exposed.into_iter().collect(),
     })
+}
+
+impl Attempt {
+    /// Whether a person has to decide what happens to the disks.
+    pub(crate) fn is_undecided(&self) -> bool {
+        let failure = self.failure.as_deref();
+        failure.is_some_and(|failure| UNDECIDED.contains(&failure))
+    }
 }
 
 impl Stage<'_> {
@@ -151,6 +180,7 @@ impl Stage<'_> {
             direction,
             at,
             change: begin(&fault),
+            corrupt: fault.kind == Kind::Corrupt,
             conditions: wire.conditions.clone(),
             sprung,
         });
@@ -173,6 +203,10 @@ impl Stage<'_> {
             .stdout(File::create(&out)?)
             .stderr(File::create(&err)?);
         let before = self.happened.len();
+        if fresh {
+            // what is told from here on is of another installation
+            self.steps.remove("copy");
+        }
         let mut child = command.spawn().context("starting landfall")?;
         let mut killed = None;
         let ended = patience::until("landfall", COMMAND, || {
@@ -180,6 +214,7 @@ impl Stage<'_> {
                 return Ok(Some(status.code()));
             }
             self.hear(&out)?;
+            self.pry()?;
             killed = self.now(&mut child)?;
             Ok(killed.map(|_| None))
         });
@@ -208,6 +243,7 @@ impl Stage<'_> {
                 .map(|fault| fault.kind)
                 .collect(),
             fresh,
+            bereft: std::mem::take(&mut self.bereft),
             records,
         })
     }
@@ -255,7 +291,11 @@ impl Stage<'_> {
         Ok(None)
     }
 
-    fn strike(&self, fault: &Fault, child: &mut Child) -> Result<Struck> {
+    fn strike(&mut self, fault: &Fault, child: &mut Child) -> Result<Struck> {
+        let inside = matches!(fault.kind, Kind::RunFull | Kind::Power);
+        if inside && !self.bench.target.has_power() {
+            return Ok(Struck::TooEarly);
+        }
         match fault.kind {
             Kind::Controller => {
                 child.kill()?;
@@ -278,6 +318,11 @@ impl Stage<'_> {
                 false => Ok(Struck::TooLate),
             },
             Kind::RunFull => self.fill("/run").map(|()| Struck::Lasts),
+            Kind::Power => {
+                self.make_room_for_good()?;
+                self.bereft = self.steps.contains_key("copy");
+                self.bench.power_off().map(|()| Struck::Lasts)
+            }
             _ => {
                 self.bench.wire.change(begin(fault));
                 Ok(Struck::Lasts)
@@ -321,12 +366,13 @@ impl Stage<'_> {
         Ok(())
     }
 
-    fn end(&self, fault: &Fault) -> Result<()> {
+    fn end(&mut self, fault: &Fault) -> Result<()> {
         let mut change = Change::default();
         match fault.kind {
             Kind::Cut | Kind::Stall => change.carrier = Some(Carrier::Up),
             Kind::Delay => change.delay_ms = Some(0),
             Kind::Rate => change.rate_mbit = Some(0.0),
+            Kind::Power => return self.bench.power_on(),
             Kind::DiskFull => return self.empty("/mnt"),
             Kind::RunFull => return self.empty("/run"),
             _ => return Ok(()),
@@ -343,6 +389,36 @@ impl Stage<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes back what fills the disk: nobody finds it there once that is not mounted any more.
+    fn make_room_for_good(&mut self) -> Result<()> {
+        let full = |(_, fault): &(Instant, Fault)| fault.kind == Kind::DiskFull;
+        if self.lasting.iter().any(full) && self.bench.is_mounted()? {
+            self.empty("/mnt")?;
+            syncfs(File::open(self.bench.target.path("/mnt"))?).context("writing a disk")?;
+        }
+        self.lasting.retain(|lasting| !full(lasting));
+        Ok(())
+    }
+
+    /// Looks for secrets in what every process may read of others.
+    fn pry(&mut self) -> Result<()> {
+        if self.pried.elapsed() < PRY_EVERY {
+            return Ok(());
+        }
+        self.pried = Instant::now();
+        for (pid, words) in self.bench.everybody()? {
+            let process = Path::new("/proc").join(pid.to_string());
+            for file in ["cmdline", "environ"] {
+                // who has ended has nothing to hide
+                let text = fs::read(process.join(file)).unwrap_or_default();
+                if fixture::tells_secrets(&text) {
+                    self.exposed.insert(format!("{file} of {words}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until nothing is wrong any more.

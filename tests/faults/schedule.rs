@@ -2,12 +2,13 @@
 
 use std::{fmt, time::Duration};
 
+use clap::ValueEnum;
 use landfall_tests::link::gauge::Direction;
 
 use super::draw::Draw;
 
 /// A way in which things go wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Kind {
     /// Connections are reset, new ones refused, for a while.
     Cut,
@@ -17,6 +18,8 @@ pub(crate) enum Kind {
     HalfOpen,
     /// Open connections end as if all had been said.
     Truncate,
+    /// One byte arrives as another one.
+    Corrupt,
     /// Every byte is under way longer, for a while.
     Delay,
     /// The line is slow, for a while.
@@ -31,14 +34,17 @@ pub(crate) enum Kind {
     DiskFull,
     /// The installer's memory is full, for a while.
     RunFull,
+    /// The target loses its power: what runs, what is in memory, and what was not written to the disks yet.
+    Power,
 }
 
 /// All of them, in the order of the table.
-pub(crate) const KINDS: [Kind; 11] = [
+pub(crate) const KINDS: [Kind; 13] = [
     Kind::Cut,
     Kind::Stall,
     Kind::HalfOpen,
     Kind::Truncate,
+    Kind::Corrupt,
     Kind::Delay,
     Kind::Rate,
     Kind::Controller,
@@ -46,6 +52,7 @@ pub(crate) const KINDS: [Kind; 11] = [
     Kind::Both,
     Kind::DiskFull,
     Kind::RunFull,
+    Kind::Power,
 ];
 
 /// When it happens.
@@ -91,10 +98,10 @@ const STEPS: [&str; 10] = [
 /// Steps that write to the disk.
 const WRITES: [&str; 3] = ["copy", "files", "install"];
 
-/// Draws what goes wrong in run `number`. The first fault's kind goes round, so that each is drawn.
-pub(crate) fn draw(seed: u64, number: u32) -> Vec<Fault> {
+/// Draws what goes wrong in run `number`. The first fault's kind goes round, so that each is drawn, unless it is chosen.
+pub(crate) fn draw(seed: u64, number: u32, chosen: Option<Kind>) -> Vec<Fault> {
     let mut draw = Draw::of(&[seed, u64::from(number)]);
-    let first = KINDS[number as usize % KINDS.len()];
+    let first = chosen.unwrap_or(KINDS[number as usize % KINDS.len()]);
     let more = *draw.one(&[0, 0, 1, 1, 2, 3]);
     let mut faults = vec![fault(&mut draw, first)];
     for _ in 0..more {
@@ -107,16 +114,18 @@ pub(crate) fn draw(seed: u64, number: u32) -> Vec<Fault> {
 fn fault(draw: &mut Draw, kind: Kind) -> Fault {
     let millis = |draw: &mut Draw, range| Duration::from_millis(draw.within(range));
     let when = match kind {
-        Kind::Controller | Kind::Agent | Kind::Both | Kind::RunFull => match draw.below(3) {
-            0 => When::Time(millis(draw, 0..TAKES)),
-            _ => When::Step(draw.one::<&'static str>(&STEPS), millis(draw, 0..600)),
-        },
+        Kind::Controller | Kind::Agent | Kind::Both | Kind::RunFull | Kind::Power => {
+            match draw.below(3) {
+                0 => When::Time(millis(draw, 0..TAKES)),
+                _ => When::Step(draw.one::<&'static str>(&STEPS), millis(draw, 0..600)),
+            }
+        }
         Kind::DiskFull => When::Step(draw.one::<&'static str>(&WRITES), millis(draw, 0..600)),
         _ => byte(draw),
     };
     let lasts = match kind {
-        Kind::HalfOpen | Kind::Truncate => Duration::ZERO,
-        Kind::Controller | Kind::Agent | Kind::Both => millis(draw, 0..1_500),
+        Kind::HalfOpen | Kind::Truncate | Kind::Corrupt => Duration::ZERO,
+        Kind::Controller | Kind::Agent | Kind::Both | Kind::Power => millis(draw, 0..1_500),
         _ => millis(draw, 0..5_000),
     };
     let amount = match kind {
@@ -149,7 +158,7 @@ impl Kind {
 
     /// Whether connections are lost by it.
     pub(crate) fn cuts(self) -> bool {
-        self <= Self::Truncate
+        self <= Self::Corrupt
     }
 }
 
@@ -160,6 +169,7 @@ impl fmt::Display for Kind {
             Self::Stall => "stall",
             Self::HalfOpen => "half-open",
             Self::Truncate => "truncate",
+            Self::Corrupt => "corrupt",
             Self::Delay => "delay",
             Self::Rate => "rate",
             Self::Controller => "controller killed",
@@ -167,6 +177,7 @@ impl fmt::Display for Kind {
             Self::Both => "both killed",
             Self::DiskFull => "disk full",
             Self::RunFull => "/run full",
+            Self::Power => "power cut",
         })
     }
 }
@@ -197,15 +208,15 @@ mod tests {
 
     #[test]
     fn run_can_be_drawn_again() {
-        assert_eq!(draw(7, 12), draw(7, 12));
-        assert_ne!(draw(7, 12), draw(8, 12));
+        assert_eq!(draw(7, 12, None), draw(7, 12, None));
+        assert_ne!(draw(7, 12, None), draw(8, 12, None));
     }
 
     #[test]
     fn every_kind_is_drawn() {
         let count = KINDS.len() as u32;
         for kind in KINDS {
-            assert!((0..count).any(|number| draw(1, number)[0].kind == kind));
+            assert!((0..count).any(|number| draw(1, number, None)[0].kind == kind));
         }
     }
 }

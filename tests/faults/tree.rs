@@ -1,6 +1,11 @@
 //! What is on a disk: every file with its kind, owner, mode and content.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -12,6 +17,18 @@ pub(crate) fn read(root: &Path, without: &[&str]) -> Result<Tree> {
     let mut tree = Tree::new();
     walk(root, "", without, &mut tree)?;
     Ok(tree)
+}
+
+/// All files below `root`, which need not be there.
+pub(crate) fn files(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    if root.is_dir() {
+        for name in read(root, &[])?.into_keys() {
+            let path = root.join(name.trim_start_matches('/'));
+            found.extend(path.symlink_metadata()?.is_file().then_some(path));
+        }
+    }
+    Ok(found)
 }
 
 fn walk(root: &Path, name: &str, without: &[&str], tree: &mut Tree) -> Result<()> {

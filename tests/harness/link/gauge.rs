@@ -36,6 +36,8 @@ pub struct Trap {
     pub at: u64,
     /// What happens to the line then.
     pub change: Change,
+    /// Whether the byte after them arrives as another one.
+    pub corrupt: bool,
     /// The line's conditions.
     pub conditions: watch::Sender<Conditions>,
     /// Who wants to know.

@@ -61,7 +61,7 @@ pub struct Line {
     down: Pace,
     gauge: Arc<Gauge>,
     /// The network that the machine is in, where that is not this host's.
-    network: Option<Arc<File>>,
+    network: Mutex<Option<Arc<File>>>,
 }
 
 /// How one connection came to its end.
@@ -99,15 +99,14 @@ impl Line {
             up,
             down,
             gauge: Arc::default(),
-            network: None,
+            network: Mutex::default(),
         })
     }
 
-    /// Reaches the machine in a network namespace of its own.
-    #[must_use]
-    pub fn into_network(mut self, network: File) -> Self {
-        self.network = Some(Arc::new(network));
-        self
+    /// Reaches the machine in a network namespace of its own from now on.
+    pub fn reach_in(&self, network: File) {
+        let mut held = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some(Arc::new(network));
     }
 
     /// Counts what this line carries.
@@ -227,7 +226,11 @@ impl Line {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let Some(network) = self.network.clone() else {
+        let network = {
+            let held = self.network.lock();
+            held.unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        let Some(network) = network else {
             return TcpStream::connect(address).await;
         };
         // a socket belongs to the network its maker was in; the runtime's threads stay where they are
@@ -278,16 +281,22 @@ impl Line {
             }
         };
         let write = async {
-            while let Some((due, chunk)) = arrivals.recv().await {
+            let mut corrupt = false;
+            while let Some((due, mut chunk)) = arrivals.recv().await {
                 sleep_until(due).await;
                 self.carrying().await;
-                let mut rest = &chunk[..];
+                let mut rest = &mut chunk[..];
                 while !rest.is_empty() {
                     let (count, sprung) = self.gauge.pass(direction, rest.len());
-                    let (now, later) = rest.split_at(count);
+                    let (now, later) = rest.split_at_mut(count);
+                    if let (true, Some(first)) = (corrupt, now.first_mut()) {
+                        *first ^= 1;
+                        corrupt = false;
+                    }
                     to.write_all(now).await?;
                     rest = later;
                     if let Some(trap) = sprung {
+                        corrupt |= trap.corrupt;
                         trap.spring();
                         yield_now().await;
                         self.carrying().await;

@@ -4,9 +4,15 @@ use std::{
     fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+
+use crate::patience;
+
+/// Until nothing has been written for as long as a copy takes; the kernel writes what is old every few seconds.
+const RESTS: Duration = Duration::from_secs(20);
 
 /// A loop device over a file of the rig.
 ///
@@ -18,15 +24,45 @@ pub struct LoopDisk {
     pub numbers: String,
     /// Its size in sectors of 512 bytes.
     pub sectors: u64,
+    file: PathBuf,
     _held: File,
 }
 
 impl LoopDisk {
     /// Makes a file of zeros and attaches it.
-    pub fn attach(file: &Path, bytes: u64) -> Result<Self> {
+    pub fn make(file: &Path, bytes: u64) -> Result<Self> {
         File::create_new(file)
             .and_then(|made| made.set_len(bytes))
             .with_context(|| format!("making {}", file.display()))?;
+        Self::attach(file)
+    }
+
+    /// Copies what has been written to this disk, and not what somebody still keeps in memory: what there is after
+    /// a power cut. Whoever could write has to be stopped; the kernel's own writing is waited for.
+    pub fn copy(&self, to: &Path) -> Result<()> {
+        let stat = Path::new("/sys/dev/block").join(&self.numbers).join("stat");
+        let written =
+            || fs::read_to_string(&stat).with_context(|| format!("reading {}", stat.display()));
+        patience::until("a disk at rest", RESTS, || {
+            let before = written()?;
+            let copied = Command::new("cp")
+                .args(["--sparse=always", "--"])
+                .args([&self.file, to])
+                .status()
+                .context("starting cp")?;
+            ensure!(copied.success(), "cannot copy {}", self.file.display());
+            Ok((written()? == before).then_some(()))
+        })
+    }
+
+    /// Becomes a disk with this file behind it; the file before is removed.
+    pub fn move_to(&mut self, file: &Path) -> Result<()> {
+        let before = std::mem::replace(self, Self::attach(file)?);
+        fs::remove_file(&before.file).with_context(|| format!("removing {}", before.file.display()))
+    }
+
+    /// Attaches a file.
+    pub fn attach(file: &Path) -> Result<Self> {
         let node = PathBuf::from(losetup(&["--find", "--show"], file)?);
         let name = node
             .file_name()
@@ -62,6 +98,7 @@ impl LoopDisk {
         Ok(Self {
             numbers: say("dev")?,
             sectors: say("size")?.parse().context("reading a size")?,
+            file: file.to_owned(),
             _held: held,
         })
     }

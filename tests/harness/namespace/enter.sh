@@ -5,6 +5,7 @@
 #     LOWER    files laid over it
 #     MEMORY   an empty folder, covered here
 #     DISKS    "NAME MAJOR:MINOR SECTORS" for each disk, in lines
+#     WITNESS  a folder for what scripts tell the rig; it outlives the target's power
 #     GROUP    a folder of the device cgroup, empty of rules that allow
 #     RUN_SIZE how much fits into /run
 #
@@ -22,11 +23,15 @@ mkdir -p "$root/nix" "$root/mnt" "$root/var/witness" "$root/var/empty" "$root/va
 mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
 mount --bind "$root/proc/sys" "$root/proc/sys"
 mount -o remount,bind,ro,nosuid,nodev,noexec "$root/proc/sys"
+# each start is a boot of its own
+cat /proc/sys/kernel/random/uuid > "$MEMORY/boot_id"
+mount --bind "$MEMORY/boot_id" "$root/proc/sys/kernel/random/boot_id"
+mount -o remount,bind,ro,nosuid,nodev,noexec "$root/proc/sys/kernel/random/boot_id"
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs "$root/sys"
 mount -t tmpfs -o "mode=755,nosuid,nodev,size=$RUN_SIZE" tmpfs "$root/run"
 mount -t tmpfs -o mode=1777,nosuid,nodev,size=256m tmpfs "$root/tmp"
 # what scripts tell the rig, out of reach of what formats and unmounts
-mount -t tmpfs -o mode=755,nosuid,nodev,size=1m tmpfs "$root/var/witness"
+mount --bind "$WITNESS" "$root/var/witness"
 
 mount -t tmpfs -o mode=755,nosuid,size=1m tmpfs "$root/dev"
 node() { mknod -m "$2" "$root/dev/$1" c "$3" "$4"; }

@@ -18,7 +18,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::{assets::Assets, patience};
@@ -67,13 +71,24 @@ pub struct Size {
 /// A target that runs until this value is dropped.
 #[derive(Debug)]
 pub struct Target {
+    /// None while there is no power.
+    life: Option<Life>,
+    disks: Vec<LoopDisk>,
+    /// How often it was started.
+    starts: u32,
+    size: Size,
+    root: PathBuf,
+    _alive: Flock<File>,
+    folder: TempDir,
+}
+
+/// A target from its start to its end.
+#[derive(Debug)]
+struct Life {
     keeper: Child,
     /// PID 1 of the target, as it is called here.
     pid: i32,
     group: Group,
-    _disks: Vec<LoopDisk>,
-    _alive: Flock<File>,
-    folder: TempDir,
 }
 
 impl Target {
@@ -90,20 +105,41 @@ impl Target {
         let alive = Flock::lock(alive, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| errno)
             .context("locking a folder")?;
-        let lower = folder.path().join("lower");
-        furnish(assets, &lower).context("furnishing a target")?;
-        let memory = folder.path().join("memory");
-        fs::create_dir(&memory)?;
-
-        let mut disks = Vec::new();
-        let mut named = Vec::new();
-        for (name, bytes) in DISKS.iter().zip(size.disks) {
-            let disk = LoopDisk::attach(&folder.path().join(name), bytes)?;
-            named.push(format!("{name} {} {}", disk.numbers, disk.sectors));
-            disks.push(disk);
+        furnish(assets, &folder.path().join("lower")).context("furnishing a target")?;
+        for made in ["memory", "witness"] {
+            fs::create_dir(folder.path().join(made))?;
         }
-        let group = Group::make(folder.path())?;
-        let log = folder.path().join("log");
+        let mut target = Self {
+            life: None,
+            disks: Vec::new(),
+            starts: 0,
+            size,
+            root: assets.installer_root(),
+            _alive: alive,
+            folder,
+        };
+        for (index, bytes) in size.disks.into_iter().enumerate() {
+            target
+                .disks
+                .push(LoopDisk::make(&target.disk_file(index), bytes)?);
+        }
+        target.power_on()?;
+        Ok(target)
+    }
+
+    /// Starts it anew, with what is on its disks: the same installer with the same host key, and another boot.
+    ///
+    /// The thread that calls this has to outlive the target.
+    pub fn power_on(&mut self) -> Result<()> {
+        ensure!(self.life.is_none(), "the target has power");
+        let named: Vec<String> = DISKS
+            .iter()
+            .zip(&self.disks)
+            .map(|(name, disk)| format!("{name} {} {}", disk.numbers, disk.sectors))
+            .collect();
+        let group = Group::make(self.folder.path())?;
+        let log = self.log_file(self.starts);
+        self.starts += 1;
         let said = File::create(&log)?;
 
         let mut command = Command::new("setpriv");
@@ -115,54 +151,97 @@ impl Target {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LC_ALL", "C")
-            .env("ROOT", assets.installer_root())
-            .env("LOWER", &lower)
-            .env("MEMORY", &memory)
+            .env("ROOT", &self.root)
+            .env("LOWER", self.folder.path().join("lower"))
+            .env("MEMORY", self.folder.path().join("memory"))
+            .env("WITNESS", self.folder.path().join("witness"))
             .env("DISKS", named.join("\n"))
             .env("GROUP", &group.0)
-            .env("RUN_SIZE", size.run.to_string());
+            .env("RUN_SIZE", self.size.run.to_string());
         command
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said);
         let keeper = command.spawn().context("starting unshare")?;
-        let mut target = Self {
+        let life = self.life.insert(Life {
             keeper,
             pid: 0,
             group,
-            _disks: disks,
-            _alive: alive,
-            folder,
-        };
-        target.pid = patience::until("a target's sshd", STARTS, || {
+        });
+        life.pid = patience::until("a target's sshd", STARTS, || {
             let said = fs::read_to_string(&log).unwrap_or_default();
-            if target.keeper.try_wait()?.is_some() {
+            if life.keeper.try_wait()?.is_some() {
                 bail!("the target ended: {}", said.trim());
             }
             match said.contains("Server listening") {
-                true => target.find_pid().map(Some),
+                true => life.find_pid().map(Some),
                 false => Ok(None),
             }
         })?;
-        let numbers: Vec<&str> = target._disks.iter().map(|disk| &*disk.numbers).collect();
-        guard::check(target.pid, &numbers, &target.group.0).context("refusing to use a target")?;
-        Ok(target)
+        let numbers: Vec<&str> = self.disks.iter().map(|disk| &*disk.numbers).collect();
+        guard::check(life.pid, &numbers, &life.group.0).context("refusing to use a target")
+    }
+
+    /// Takes its power: every process is gone, and all that was in memory, with what nobody had written to the disks.
+    pub fn power_off(&mut self) -> Result<()> {
+        if !self.has_power() {
+            return Ok(());
+        }
+        // it stands still while its disks are copied, twice for what was just starting; who ends it first finds disks
+        // that were unmounted in good order
+        for _ in 0..2 {
+            for (pid, _) in self.processes()? {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+            }
+        }
+        let kept: Vec<PathBuf> = (0..self.disks.len())
+            .map(|index| self.disk_file(index))
+            .collect();
+        for (disk, file) in self.disks.iter().zip(&kept) {
+            disk.copy(file)?;
+        }
+        self.life = None;
+        for (disk, file) in self.disks.iter_mut().zip(&kept) {
+            disk.move_to(file)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it has power.
+    #[must_use]
+    pub fn has_power(&self) -> bool {
+        self.life.is_some()
+    }
+
+    /// The file behind a disk, from the next start on.
+    fn disk_file(&self, index: usize) -> PathBuf {
+        let name = format!("{}-{}", DISKS[index], self.starts);
+        self.folder.path().join(name)
+    }
+
+    fn log_file(&self, start: u32) -> PathBuf {
+        self.folder.path().join(format!("log-{start}"))
+    }
+
+    /// PID 1, as it is called here; of no process while there is no power.
+    fn pid(&self) -> i32 {
+        self.life.as_ref().map_or(0, |life| life.pid)
     }
 
     /// A path of the target, to look at from here. Follows no absolute symbolic link correctly.
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/root{path}", self.pid))
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid()))
     }
 
     /// Its network, to connect to [`SSHD`] in.
     pub fn network(&self) -> Result<File> {
-        File::open(format!("/proc/{}/ns/net", self.pid)).context("opening a target's network")
+        File::open(format!("/proc/{}/ns/net", self.pid())).context("opening a target's network")
     }
 
     /// Its mounts: where, and of what kind.
     pub fn mounts(&self) -> Result<Vec<String>> {
-        let text = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid));
+        let text = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid()));
         let text = text.context("reading a target's mounts")?;
         let shown = |line: &str| {
             let place = line.split(' ').nth(4)?;
@@ -174,15 +253,18 @@ impl Target {
 
     /// All its processes but PID 1, and what they were started as; numbers are this host's.
     pub fn processes(&self) -> Result<Vec<(i32, String)>> {
-        let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-        let own = of(self.pid).context("finding a target")?;
         let mut found = Vec::new();
+        let Some(life) = &self.life else {
+            return Ok(found);
+        };
+        let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let own = of(life.pid).context("finding a target")?;
         for entry in fs::read_dir("/proc").context("looking at processes")? {
             let name = entry?.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
                 continue;
             };
-            if pid == self.pid || of(pid).as_ref() != Some(&own) {
+            if pid == life.pid || of(pid).as_ref() != Some(&own) {
                 continue;
             }
             let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -195,7 +277,7 @@ impl Target {
     /// Runs a program of the target inside it, with no more rights than it has there.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
-        let pid = self.pid.to_string();
+        let pid = self.pid().to_string();
         let mut command = Command::new("nsenter");
         command.args([
             "--target", &pid, "--mount", "--net", "--pid", "--uts", "--ipc",
@@ -224,45 +306,45 @@ impl Target {
     /// What its sshd said.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        let said = (0..self.starts).map(|start| fs::read_to_string(self.log_file(start)));
+        said.map(Result::unwrap_or_default).collect()
     }
 
     /// Ends the target and looks whether anything of it is left on this host.
     pub fn end(mut self) -> Result<()> {
-        self.stop();
+        let group = self.life.take().map(|life| life.group.0.clone());
         let folder = self.folder.path().to_owned();
-        let group = self.group.0.clone();
         drop(self);
         patience::until("a target to be gone", ENDS, || {
             let disks = LoopDisk::attached_below(&folder)?;
             Ok(disks.is_empty().then_some(()))
         })?;
-        ensure!(!group.exists(), "{} is left", group.display());
+        if let Some(group) = group {
+            ensure!(!group.exists(), "{} is left", group.display());
+        }
         ensure!(!folder.exists(), "{} is left", folder.display());
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let folder = folder.to_string_lossy();
         ensure!(!mounts.contains(&*folder), "a mount of {folder} is left");
         Ok(())
     }
+}
 
+impl Life {
     fn find_pid(&self) -> Result<i32> {
         let keeper = self.keeper.id();
         let path = format!("/proc/{keeper}/task/{keeper}/children");
         let children = fs::read_to_string(path).context("finding PID 1")?;
         children.trim().parse().context("finding PID 1")
     }
+}
 
-    fn stop(&mut self) {
+impl Drop for Life {
+    fn drop(&mut self) {
         // PID 1 dies with it, and takes every process of the target along
         let _ = self.keeper.kill();
         let _ = self.keeper.wait();
         self.group.wait_empty();
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 

@@ -71,11 +71,16 @@ impl Rig {
 
     /// Changes the line after so many more bytes from the operator.
     fn trap(&self, bytes: u64, change: Change) -> oneshot::Receiver<()> {
+        self.lay(bytes, change, false)
+    }
+
+    fn lay(&self, bytes: u64, change: Change, corrupt: bool) -> oneshot::Receiver<()> {
         let (sprung, told) = oneshot::channel();
         self.gauge.lay(Trap {
             direction: Direction::Up,
             at: self.gauge.passed(Direction::Up) + bytes,
             change,
+            corrupt,
             conditions: self.conditions.clone(),
             sprung,
         });
@@ -313,4 +318,14 @@ async fn truncated_stream_ends_as_if_all_had_been_said() {
         0
     );
     rig.connected().await;
+}
+
+#[tokio::test]
+async fn one_byte_arrives_as_another() {
+    let rig = Rig::new().await;
+    let mut open = rig.connected().await;
+    let sprung = rig.lay(2, Change::default(), true);
+    assert_eq!(echoed(&mut open, b"aaaaaa").await, b"aa`aaa");
+    timeout(SOON, sprung).await.unwrap().unwrap();
+    assert_eq!(echoed(&mut open, b"aaa").await, b"aaa");
 }
