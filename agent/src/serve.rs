@@ -136,7 +136,7 @@ pub async fn spawn(
             .code("LF1207")
     };
     // the lock would make the folder
-    if only_find && !dir.exists() {
+    if only_find && !machine.has_dir() {
         return Err(nobody());
     }
     let runs = machine.lock()?.is_none();

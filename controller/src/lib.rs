@@ -14,6 +14,7 @@ pub mod story;
 pub mod phases;
 
 pub mod check;
+pub mod visit;
 
 pub mod desk;
 

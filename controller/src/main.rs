@@ -13,11 +13,12 @@ use landfall::{
     cli::{self, Environment, Stop, Task, pages},
     exit::{self, Ended, Exit},
     explain,
-    local::file,
+    local::{file, record::Said},
     operate,
     remote::askpass,
-    request::Output,
+    request::{Output, Request, Visit},
     screen::{Style, replay},
+    visit::{self, Recalled},
     vm_test,
 };
 use landfall_proto::failure::Failure;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     }
     let words: Vec<OsString> = std::env::args_os().collect();
     let exit = match cli::read(&words, &Environment::look()) {
-        Ok(task) => perform(task),
+        Ok(task) => perform(task, &words),
         Err(Stop::Sense(failure)) => tell(&Ended::usage(failure)),
         Err(Stop::Words(error)) => {
             // clap knows its own way: help to stdout with 0, errors to stderr with 2
@@ -54,9 +55,12 @@ fn page_of(words: &str) -> String {
     format!("hint: read more with `landfall explain LF{code}`")
 }
 
-fn perform(task: Task) -> Exit {
+fn perform(task: Task, words: &[OsString]) -> Exit {
     match task {
-        Task::Install(request) => run(operate::install(*request)),
+        Task::Install(request) => run(operate::install(*request, Said::of(words))),
+        Task::Attach(visit) => attach(*visit),
+        Task::Status(visit) => run(visit::status(as_recorded(*visit))),
+        Task::Cancel(visit, force) => run(visit::cancel(as_recorded(*visit), force)),
         Task::Check(request) => run(check::check(*request)),
         Task::Bundle(wanted) => run(bundle::bundle(*wanted)),
         Task::VmTest(test) => run(vm_test::vm_test(*test)),
@@ -71,6 +75,25 @@ fn perform(task: Task) -> Exit {
             usage(print(&text))
         }
         Task::Man(folder) => usage(manual(folder.as_deref())),
+    }
+}
+
+/// Goes on with the run on record, as its own command would, or follows one that somebody else drives.
+///
+/// No thread runs yet: the command is read where it was given.
+fn attach(visit: Visit) -> Exit {
+    match visit::recall(&visit, &Environment::look()) {
+        Ok(Recalled::Run(request, said)) => run(operate::install(*request, Some(*said))),
+        Ok(Recalled::Nothing) => run(visit::watch(visit.request)),
+        Err(failure) => tell(&Ended::usage(failure)),
+    }
+}
+
+/// Returns what the run on record asks for, by which its machine is found; else what this command says itself.
+fn as_recorded(visit: Visit) -> Request {
+    match visit::recall(&visit, &Environment::look()) {
+        Ok(Recalled::Run(request, _)) => *request,
+        Ok(Recalled::Nothing) | Err(_) => visit.request,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     local::{
         file,
         keys::{self, Credentials},
+        record::Said,
         state::{self, OpenRun, RunFolder, State},
     },
     request::{Request, Resume},
@@ -37,14 +38,16 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Installs as requested, shows it, and returns how it ended.
-pub async fn install(request: Request) -> Exit {
+///
+/// `said` is the command line, which is kept for whoever goes on with the run.
+pub async fn install(request: Request, said: Option<Said>) -> Exit {
     let host = request.target.host.clone();
     let screen = Screen::new(Style::choose(request.output), &host);
     screen.set_disko_mode(request.disko_mode);
     for warning in request.warnings() {
         screen.warning(&warning);
     }
-    let (ended, log) = match begin(&request, &screen) {
+    let (ended, log) = match begin(&request, said, &screen) {
         Ok(begun) => {
             let log = begun.folder.events();
             // a recording that cannot be made is no reason not to install
@@ -73,15 +76,19 @@ struct Begun {
 /// Takes the host's lock, and takes up the run that broke off, or makes the folder of a new one.
 ///
 /// A run is taken up by a command that wants the same. One that wants something else begins anew.
-fn begin(request: &Request, screen: &Screen) -> Result<Begun, Failure> {
-    let state = State::open(&request.remembered_as())?;
+fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun, Failure> {
+    let host = request.on_record();
+    let state = State::open(&host)?;
     let order = request.wish();
     let open = state.current()?.filter(|open| open.order == order);
     if request.resume == Resume::Require && open.is_none() {
-        return Err(nothing_open(&request.remembered_as()));
+        return Err(nothing_open(&request.on_record()));
     }
     if let Some(open) = open.filter(|_| request.resume != Resume::Never) {
         screen.note("taking up the run that broke off");
+        // something in it may have been corrected
+        let open = OpenRun { said, ..open };
+        state.begin(&open)?;
         return Ok(Begun {
             folder: state.run(&open.run),
             run: open.run,
@@ -94,6 +101,7 @@ fn begin(request: &Request, screen: &Screen) -> Result<Begun, Failure> {
         run: run.clone(),
         order,
         began: now(),
+        said,
     };
     Ok(Begun {
         folder: state.begin(&open)?,

@@ -14,6 +14,11 @@ pub struct Lock {
 }
 
 impl Machine {
+    /// Whether there is a directory of an agent.
+    pub fn has_dir(&self) -> bool {
+        self.dir().exists()
+    }
+
     /// Takes the agent's lock, and makes its directory where there is none. None when another agent holds it.
     pub fn lock(&self) -> Result<Option<Lock>, Failure> {
         files::private_directory(self.dir())?;

@@ -40,7 +40,7 @@ pub(crate) async fn after(desk: &Desk, phase: &str, failure: &Failure) -> Option
 }
 
 async fn gather(desk: &Desk, failure: &Failure) -> Result<PathBuf, Failure> {
-    let records = Records::of(&desk.request.remembered_as())?;
+    let records = Records::of(&desk.request.on_record())?;
     let host = &*desk.request.target.host;
     let path = records.place_for_bundle(Some(&desk.folder), now())?;
     let mut archive = Archive::create(&path, host, now())?;

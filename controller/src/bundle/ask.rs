@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Own, now};
 use crate::{
-    check::Forgetful,
     desk::{Desk, Login},
     exit::{self, Ended, Exit, Trail},
     local::{
@@ -33,6 +32,7 @@ use crate::{
     remote::{link::LinkView, ssh::Ssh},
     request::Request,
     screen::{self, Screen, Style},
+    visit::Forgetful,
 };
 
 /// Time for the screen to show the last events.
@@ -80,7 +80,7 @@ fn is_stdout(path: &Path) -> bool {
 async fn make(wanted: &Wanted, screen: &Screen) -> Result<(PathBuf, Option<Ended>), Failure> {
     let request = &wanted.request;
     let host = &*request.target.host;
-    let records = Records::of(&request.remembered_as())?;
+    let records = Records::of(&request.on_record())?;
     let newest = records.newest();
     let run = newest.as_ref().map(|(_, folder)| folder);
     let (path, mut archive) = match &wanted.output {

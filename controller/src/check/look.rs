@@ -3,37 +3,24 @@
 //! It is no run: nothing is remembered about the host, its lock is not taken, and a run that is open stays as it is. On
 //! the machine the agent only looks. It serves nobody, so that one that is at work there is not disturbed.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    time::Duration,
-};
+use std::io::{self, IsTerminal, Write};
 
 use engine::{
-    journal::{Header, Journal, JournalError, Store},
     run::Run,
     step::{Context, Done, Repeat, Step},
 };
-use landfall_proto::{facts::Facts, failure::Failure, order::RunId};
+use landfall_proto::{facts::Facts, failure::Failure};
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
 
 use super::{Wanted, checks, report};
 use crate::{
-    desk::{Desk, Login},
+    desk::Desk,
     exit::{Ended, Exit},
-    local::{
-        keys::Credentials,
-        state::{self, RunFolder},
-    },
-    operate,
-    phases::connect::Connect,
     remote::ssh::Ssh,
     request::Request,
     screen::{self, Screen, Style},
+    visit::{Errand, Find, Forgetful, Told},
 };
-
-/// Time for the screen to show the last events.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Looks at the machine, prints what was found, and returns whether it can be installed.
 pub async fn check(request: Request) -> Exit {
@@ -47,9 +34,10 @@ pub async fn check(request: Request) -> Exit {
         screen.warning(&warning);
     }
     let (looked, ended) = match drive(request.clone(), &screen).await {
-        Told::Seen(facts) => {
+        Told::Done(facts) => {
             screen.close();
             let checks = checks(&facts, &Wanted::of(&request, &facts));
+            let facts = Box::new(facts);
             (report::Looked::Seen { facts, checks }, None)
         }
         Told::Failed(failure) => {
@@ -90,121 +78,16 @@ fn print(looked: &report::Looked, host: &str, json: bool) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-enum Told {
-    Seen(Box<Facts>),
-    Failed(Failure),
-    Stopped,
-}
-
-async fn drive(request: Request, screen: &Screen) -> Told {
-    let (mut run, desk, _folder) = match set_up(request, screen) {
-        Ok(set_up) => set_up,
+async fn drive(request: Request, screen: &Screen) -> Told<Facts> {
+    let errand = match Errand::begin(request, "look", None, screen) {
+        Ok(errand) => errand,
         Err(failure) => return Told::Failed(failure),
     };
-    let shown = tokio::spawn(screen::show(
-        run.board(),
-        desk.view.subscribe(),
-        screen.clone(),
-    ));
-    let way = OnceCell::new();
-    let story = async {
-        run.step(&Find {
-            desk: &desk,
-            way: &way,
-        })
-        .await?;
-        let facts = run
-            .step(&Look {
-                desk: &desk,
-                way: &way,
-            })
-            .await?;
-        run.finish()?;
-        Ok(facts)
+    let look = async |run: &mut Run<Forgetful>, desk: &Desk, way: &OnceCell<Ssh>| {
+        run.step(&Find { desk, way }).await?;
+        run.step(&Look { desk, way }).await
     };
-    let told = tokio::select! {
-        biased;
-        () = operate::stopped() => Told::Stopped,
-        told = story => match told {
-            Ok(facts) => Told::Seen(Box::new(facts)),
-            Err(failure) => Told::Failed(failure),
-        },
-    };
-    tokio::select! {
-        () = desk.leave() => {}
-        () = operate::stopped() => screen.note("the agent may still be on the machine"),
-    }
-    // a look that was stopped has no last event
-    if !matches!(told, Told::Stopped) {
-        let _ = tokio::time::timeout(LAST_WORDS, shown).await;
-    }
-    told
-}
-
-type SetUp = (Run<Forgetful>, Desk, state::SocketFolder);
-
-fn set_up(request: Request, screen: &Screen) -> Result<SetUp, Failure> {
-    let folder = state::socket_folder()?;
-    let path = folder.path().to_owned();
-    let login = Login::open(&request, &path, String::new(), screen)?;
-    let run = RunId::from_bytes(rand::random());
-    let header = Header::new(run.clone(), &["connect", "look"], String::new(), 0);
-    let journal = Journal::begin(Forgetful, header).expect("what is forgotten cannot fail");
-    let run_of = Run::begin(journal, CancellationToken::new())?;
-    let desk = Desk::new(
-        request,
-        run,
-        RunFolder::passing(path.clone()),
-        path,
-        Credentials::make()?,
-        login,
-        screen.clone(),
-    );
-    Ok((run_of, desk, folder))
-}
-
-/// A journal of which nothing is read again.
-pub(crate) struct Forgetful;
-
-impl Store for Forgetful {
-    fn append(&mut self, _: &[u8]) -> Result<(), JournalError> {
-        Ok(())
-    }
-}
-
-/// Finds the machine, and believes its host key or not.
-struct Find<'a> {
-    desk: &'a Desk,
-    way: &'a OnceCell<Ssh>,
-}
-
-impl Step for Find<'_> {
-    const NAME: &'static str = "connect";
-    const REPEAT: Repeat = Repeat::Safe;
-    type Proof = ();
-
-    async fn run(&self, cx: &Context) -> Result<Done<()>, Failure> {
-        let connect = Connect { desk: self.desk };
-        let (way, warning) = match connect.left().await {
-            Some(left) => {
-                self.desk.pin_left()?;
-                (left, None)
-            }
-            None => {
-                let warning = connect.trust(cx).await?;
-                (self.desk.pinned(self.desk.ssh()), warning)
-            }
-        };
-        self.way.set(way).expect("the machine is found once");
-        Ok(match warning {
-            Some(warning) => Done::warned((), warning),
-            None => Done::new(()),
-        })
-    }
-
-    async fn still_true(&self, (): &()) -> bool {
-        false
-    }
+    errand.run(look, screen).await
 }
 
 /// Lets the agent look.

@@ -23,7 +23,6 @@ use std::{
 use landfall_proto::{facts::Facts, failure::Failure, image::Size};
 use serde::Serialize;
 
-pub(crate) use self::look::Forgetful;
 pub use self::look::check;
 use crate::request::{self, Phase, Request};
 

@@ -5,7 +5,6 @@
 
 pub mod environment;
 
-mod check;
 mod deprecated;
 mod install;
 mod link;
@@ -13,6 +12,7 @@ mod nix;
 pub mod pages;
 mod repeated;
 mod values;
+mod visit;
 mod vm_test;
 
 #[cfg(test)]
@@ -25,15 +25,15 @@ use clap::{
 };
 use landfall_proto::failure::Failure;
 
-use self::{
-    check::{BundleArgs, CheckArgs},
-    install::InstallArgs,
-};
 pub use self::{environment::Environment, values::Shell};
+use self::{
+    install::InstallArgs,
+    visit::{BundleArgs, CancelArgs, VisitArgs},
+};
 use crate::{
     bundle::Wanted,
     exit,
-    request::{Request, VmTest},
+    request::{Request, Visit, VmTest},
 };
 
 const EXAMPLES: &str = "\
@@ -41,7 +41,9 @@ Examples:
   landfall --flake .#web root@192.0.2.7
   landfall --flake .#web --phases kexec root@192.0.2.7
   landfall --store-paths ./result-disko ./result-system --yes root@192.0.2.7
-  landfall check root@192.0.2.7";
+  landfall check root@192.0.2.7
+  landfall status root@192.0.2.7
+  landfall attach root@192.0.2.7";
 
 const ENVIRONMENT: &str = "\
 Environment:
@@ -91,10 +93,19 @@ enum Command {
     Install(Box<InstallArgs>),
     /// Look whether a machine can be installed, and change nothing
     #[command(after_help = after_help())]
-    Check(Box<CheckArgs>),
+    Check(Box<VisitArgs>),
     /// Gather what explains a failure into one file, without secrets, and change nothing
     #[command(after_help = after_help())]
     Bundle(Box<BundleArgs>),
+    /// Go on with the run that is open for a machine, or follow one that somebody else drives
+    #[command(after_help = after_help())]
+    Attach(Box<VisitArgs>),
+    /// Say how far the run of a machine is, and change nothing
+    #[command(after_help = after_help())]
+    Status(Box<VisitArgs>),
+    /// Stop the run that is under way on a machine, and forget it
+    #[command(after_help = after_help())]
+    Cancel(Box<CancelArgs>),
     /// Say what an error means, and what to do about it
     Explain {
         /// A code such as `LF0102`, or words of a message; without any, all codes are listed
@@ -131,6 +142,12 @@ pub enum Task {
     Check(Box<Request>),
     /// Gather what explains a failure.
     Bundle(Box<Wanted>),
+    /// Go on with a run, or follow it.
+    Attach(Box<Visit>),
+    /// Say how far a run is.
+    Status(Box<Visit>),
+    /// Stop a run, even while it works on the disks where that is said.
+    Cancel(Box<Visit>, bool),
     /// Test a configuration on this machine.
     VmTest(Box<VmTest>),
     /// Explain a code, or what words are about; empty for the list of codes.
@@ -177,12 +194,26 @@ pub fn read(words: &[OsString], environment: &Environment) -> Result<Task, Stop>
         None => install(line.install, environment, false, &given, remarks),
         Some(Command::Install(args)) => install(*args, environment, false, &given, remarks),
         Some(Command::Check(args)) => {
-            let request = args.request(environment, remarks);
+            let request = args.request("check", environment, remarks);
             request.map(Box::new).map(Task::Check).map_err(Stop::Sense)
         }
         Some(Command::Bundle(args)) => {
             let wanted = args.wanted(environment, remarks);
             wanted.map(Box::new).map(Task::Bundle).map_err(Stop::Sense)
+        }
+        Some(Command::Attach(args)) => {
+            let request = args.request("attach to", environment, remarks);
+            visit(request, given).map(Task::Attach)
+        }
+        Some(Command::Status(args)) => {
+            let request = args.request("tell about", environment, remarks);
+            visit(request, given).map(Task::Status)
+        }
+        Some(Command::Cancel(args)) => {
+            let request = args
+                .visit
+                .request("cancel the run of", environment, remarks);
+            visit(request, given).map(|visit| Task::Cancel(visit, args.force))
         }
         Some(Command::Explain { words }) => Ok(Task::Explain(words.join(" "))),
         Some(Command::Replay { file, verbose }) => Ok(Task::Replay {
@@ -192,6 +223,15 @@ pub fn read(words: &[OsString], environment: &Environment) -> Result<Task, Stop>
         Some(Command::Completions { shell }) => Ok(Task::Completions(shell)),
         Some(Command::Man { dir }) => Ok(Task::Man(dir)),
     }
+}
+
+fn visit(
+    request: Result<Request, Failure>,
+    given: Vec<(String, String)>,
+) -> Result<Box<Visit>, Stop> {
+    let request = request.map_err(Stop::Sense)?;
+    let given = given.into_iter().map(|(id, _)| id).collect();
+    Ok(Box::new(Visit { request, given }))
 }
 
 fn install(
@@ -212,12 +252,14 @@ fn install(
     task.map_err(Stop::Sense)
 }
 
-/// Returns the options of `install` that stand on the command line: by id, and as users know them.
+/// Returns the options of the command that stand on the command line: by id, and as users know them.
 fn given(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
-    let matches = match matches.subcommand() {
-        None => matches,
-        Some(("install", matches)) => matches,
-        Some(_) => return Vec::new(),
+    let (command, matches) = match matches.subcommand() {
+        None => (command, matches),
+        Some((name, matches)) => match command.find_subcommand(name) {
+            Some(command) => (command, matches),
+            None => return Vec::new(),
+        },
     };
     let given = command.get_arguments().filter(|arg| {
         matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine)

@@ -271,7 +271,7 @@ fn bundle_is_asked_for_with_the_way_to_a_machine() {
     assert_eq!((&*plain.request.target.host, plain.output), ("h", None));
     let other = wanted("bundle -o - -p 2222 --post-kexec-ssh-port 22 h");
     assert_eq!(other.output.as_deref(), Some(Path::new("-")));
-    assert_eq!(other.request.remembered_as(), "h:2222");
+    assert_eq!(other.request.on_record(), "h:2222");
     assert_eq!(other.request.login.post_kexec_port, Some(22));
     refused("bundle", "cannot tell which machine to gather from");
 }

@@ -10,6 +10,7 @@ mod deliver;
 mod gather;
 mod leave;
 mod login;
+mod meet;
 mod past;
 
 use std::{

@@ -8,6 +8,7 @@
 
 pub mod file;
 pub mod keys;
+pub mod record;
 pub mod records;
 pub mod secret;
 pub mod state;

@@ -3,7 +3,7 @@
 //! ```text
 //! $XDG_STATE_HOME/landfall/<host>/        only ours
 //!   lock                                  held while a command drives the host
-//!   run.json                              which run is open
+//!   run.json                              which run is open, and the command line that asked for it
 //!   installer/key, known_hosts            the way into an installer that a run has left running
 //!   runs/<run id>/journal.jsonl           what the controller did
 //!                 known_hosts             the host key, pinned
@@ -31,7 +31,10 @@ use nix::{
 use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, cannot};
+use super::{
+    file::{self, cannot},
+    record::Said,
+};
 
 /// What is remembered about one host. Holds the host's lock.
 #[derive(Debug)]
@@ -49,6 +52,9 @@ pub struct OpenRun {
     pub order: String,
     /// When it began, in seconds since 1970 by this machine's clock.
     pub began: u64,
+    /// The newest command line that asked for it; none where that cannot be written down.
+    #[serde(default)]
+    pub said: Option<Said>,
 }
 
 /// A run that was left to its agent, and what will be found once that is done.
@@ -80,8 +86,8 @@ impl State {
         Self::open_in(&base()?, host)
     }
 
-    fn open_in(base: &Path, host: &str) -> Result<Self, Failure> {
-        let folder = base.join("landfall").join(folder_name(host));
+    pub(super) fn open_in(base: &Path, host: &str) -> Result<Self, Failure> {
+        let folder = folder_of(base, host);
         file::private_folder(&folder)?;
         let lock = lock(&folder.join("lock"), host)?;
         Ok(Self {
@@ -92,15 +98,7 @@ impl State {
 
     /// Returns the run that is open.
     pub fn current(&self) -> Result<Option<OpenRun>, Failure> {
-        let path = self.folder.join("run.json");
-        let Some(bytes) = file::read(&path)? else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            cannot("read", &path)
-                .caused_by(&error)
-                .hint(format!("remove it: `rm {}`", path.display()))
-        })
+        open_run(&self.folder)
     }
 
     /// Remembers a run as the open one, and makes its folder.
@@ -156,11 +154,7 @@ impl WayIn {
             None | Some(22) => host.to_owned(),
             Some(port) => format!("{host}:{port}"),
         };
-        Self(
-            base.join("landfall")
-                .join(folder_name(&host))
-                .join("installer"),
-        )
+        Self(folder_of(base, &host).join("installer"))
     }
 
     /// Returns the private key.
@@ -215,6 +209,20 @@ impl RunFolder {
     /// Returns the folder of what is no run: it is nowhere on record, and whoever made it removes it.
     pub fn passing(path: PathBuf) -> Self {
         Self(path)
+    }
+
+    /// Copies what lets this machine in to another folder, as far as it is there.
+    pub fn lend(&self, other: &Self) -> Result<(), Failure> {
+        let lent = [
+            (self.known_hosts(), other.known_hosts()),
+            (self.key(), other.key()),
+        ];
+        for (from, to) in lent {
+            if let Some(bytes) = file::read(&from)?.map(Zeroizing::new) {
+                file::write_private(&to, &bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns the folder itself.
@@ -410,6 +418,24 @@ fn lock(path: &Path, host: &str) -> Result<Flock<fs::File>, Failure> {
     }
 }
 
+/// Reads which run is open.
+pub(super) fn open_run(folder: &Path) -> Result<Option<OpenRun>, Failure> {
+    let path = folder.join("run.json");
+    let Some(bytes) = file::read(&path)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        cannot("read", &path)
+            .caused_by(&error)
+            .hint(format!("remove it: `rm {}`", path.display()))
+    })
+}
+
+/// Returns the folder of a host, where everything about it is remembered.
+pub(super) fn folder_of(base: &Path, host: &str) -> PathBuf {
+    base.join("landfall").join(folder_name(host))
+}
+
 pub(super) fn base() -> Result<PathBuf, Failure> {
     let absolute = |name: &str| {
         std::env::var_os(name)
@@ -448,6 +474,7 @@ mod tests {
             run: RunId::from_bytes([7; 16]),
             order: "x".into(),
             began: 1,
+            said: None,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod login;
 mod nix;
 mod phases;
 mod target;
+mod visit;
 mod words;
 
 use std::{path::PathBuf, time::Duration};
@@ -24,6 +25,7 @@ pub use self::{
     nix::{BuildOn, NixOptions, StoreSetting},
     phases::{Phase, Phases},
     target::Target,
+    visit::Visit,
     words::{Fingerprint, Image, Invalid, Patience, SshOption},
 };
 
@@ -239,8 +241,8 @@ impl Request {
         self.boot_timeout.unwrap_or(Duration::from_secs(900))
     }
 
-    /// Returns the name under which the machine is remembered.
-    pub fn remembered_as(&self) -> String {
+    /// Returns the name under which the machine is on record.
+    pub fn on_record(&self) -> String {
         match self.port() {
             Some(port) => format!("{}:{port}", self.target.host),
             None => self.target.host.clone(),

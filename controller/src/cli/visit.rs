@@ -1,4 +1,4 @@
-//! What `landfall check` and `landfall bundle` take: the way to a machine, and nothing that would change it.
+//! What commands take that begin no run: the way to a machine, and what is shown.
 
 use std::path::PathBuf;
 
@@ -14,15 +14,25 @@ use crate::{
     request::{BuildOn, Image, Kexec, NixOptions, Output, Phases, Request, Resume, Target},
 };
 
-/// What `landfall check` takes.
+/// What `landfall check`, `status` and `attach` take.
 #[derive(Debug, Args)]
-pub(super) struct CheckArgs {
+pub(super) struct VisitArgs {
     #[command(flatten)]
     host: HostArgs,
     #[command(flatten)]
     link: LinkArgs,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// What `landfall cancel` takes.
+#[derive(Debug, Args)]
+pub(super) struct CancelArgs {
+    #[command(flatten)]
+    pub(super) visit: VisitArgs,
+    /// Stop it even while it works on the disks, which are of no use then
+    #[arg(long, help_heading = "What to do")]
+    pub(super) force: bool,
 }
 
 /// What `landfall bundle` takes.
@@ -65,14 +75,15 @@ impl BundleArgs {
     }
 }
 
-impl CheckArgs {
-    /// Returns what is to be looked at.
+impl VisitArgs {
+    /// Returns a request for everything, with nothing to install: it is looked at, and never told to the machine.
     pub(super) fn request(
         self,
+        verb: &str,
         environment: &Environment,
         remarks: Vec<String>,
     ) -> Result<Request, Failure> {
-        let target = self.host.target("check")?;
+        let target = self.host.target(verb)?;
         let way = self.link.way(None, environment)?;
         let output = self.output.output(false);
         Ok(looking(target, way, output, self.output.debug, remarks))
