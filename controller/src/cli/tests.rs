@@ -155,6 +155,27 @@ fn what_has_no_effect_is_warned_about() {
 }
 
 #[test]
+fn options_that_meet_nothing_to_do_are_warned_about() {
+    let check = |line: &str, option: &str| {
+        let warnings = request(line).warnings();
+        let told = format!("`{option}` has no effect; continuing because ");
+        assert_eq!(
+            warnings.len(),
+            usize::from(!option.is_empty()),
+            "{warnings:?}"
+        );
+        assert!(
+            warnings.iter().all(|text| text.starts_with(&told)),
+            "{warnings:?}"
+        );
+    };
+    check("--phases disko -f .#a --no-verify h", "--no-verify");
+    check("-f .#a --no-verify h", "");
+    check("-f .#a --from s --build-on remote h", "--from");
+    check("-f .#a --from s h", "");
+}
+
+#[test]
 fn deprecated_spellings_mean_the_new_ones() {
     let check = |old: &str, new: &str| {
         let (old, new) = (request(old), request(new));

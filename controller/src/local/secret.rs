@@ -51,10 +51,12 @@ impl Secret {
         Ok(Self::copied(&bytes))
     }
 
-    /// Returns the same without the line end that editors and `echo` leave: one, and no more.
+    /// Returns the same without the line end that editors and `echo` leave, those of Windows too: one, and no more.
     #[must_use]
     pub fn without_line_end(&self) -> Self {
-        Self::copied(self.expose().strip_suffix(b"\n").unwrap_or(self.expose()))
+        let ends: [&[u8]; 2] = [b"\r\n", b"\n"];
+        let cut = ends.iter().find_map(|end| self.expose().strip_suffix(*end));
+        Self::copied(cut.unwrap_or(self.expose()))
     }
 
     /// Returns the bytes as a line, ended.
@@ -118,6 +120,15 @@ mod tests {
     #[test]
     fn line_has_one_end() {
         assert_eq!(Secret::copied(b"pw").line().expose(), b"pw\n");
-        assert_eq!(Secret::copied(b"").without_line_end().expose(), b"");
+        for (text, word) in [
+            ("", ""),
+            ("pw", "pw"),
+            ("pw\n", "pw"),
+            ("pw\r\n\r\n", "pw\r\n"),
+            ("pw\r", "pw\r"),
+        ] {
+            let cut = Secret::copied(text.as_bytes()).without_line_end();
+            assert_eq!(cut.expose(), word.as_bytes());
+        }
     }
 }

@@ -86,6 +86,7 @@ impl Request {
                 "--copy-host-keys",
                 "install",
             ),
+            (install && !self.verify, "--no-verify", "install"),
         ];
         let useless = useless.into_iter().filter(|(useless, ..)| *useless);
         useless.map(|(_, option, phase)| {
@@ -113,6 +114,11 @@ impl Request {
             (!copies && remote, "--build-on remote", idle),
             (built && copies && remote, "--build-on remote", done),
             (!copies && self.detach, "--detach", idle),
+            (
+                !built && copies && remote && self.nix.from.is_some(),
+                "--from",
+                "the machine builds for itself",
+            ),
             (
                 !copies && !self.nix.substitute,
                 "--no-substitute-on-destination",
