@@ -294,7 +294,7 @@ impl Bench {
         let conditions = watch::Sender::new(Conditions::default());
         let far = watch::Sender::new(Some(SSHD));
         let wire = Line::bind(None, conditions.subscribe(), far.subscribe()).unwrap();
-        let wire = wire.into_network(target.network().unwrap());
+        wire.reach_in(target.network().unwrap());
         let port = wire.port();
         line.spawn(async move {
             // both ends are there as long as the line

@@ -590,7 +590,7 @@ mod tests {
         let content = Zeroizing::new(SECRET.to_vec());
         let path = "/tmp/secret.key".parse().unwrap();
         session.entrust(path, content).await.unwrap();
-        session.supply(Input::Keys);
+        session.supply(Input::Keys).unwrap();
         assert_eq!(ended(&session).await.end, Some(End::Finished));
         session
     }

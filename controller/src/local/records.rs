@@ -101,6 +101,7 @@ mod tests {
             run: ids[0].clone(),
             order: String::new(),
             began: 0,
+            said: None,
         };
         fs::write(
             records.folder.join("run.json"),
