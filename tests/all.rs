@@ -24,6 +24,7 @@ mod reliability;
 mod remote_build;
 mod resume;
 mod scenarios;
+mod returned;
 mod secrets;
 mod separated;
 mod sizes;
