@@ -25,7 +25,9 @@ const IO_ROOMS: &[&str] = &[
     "agent/src/tunnel.rs",
     "controller/src/local/mod.rs",
     "controller/src/remote/mod.rs",
+    "proto/engine/src/copy.rs",
     "proto/engine/src/journal.rs",
+    "proto/engine/src/laws/copied.rs",
     "tests/harness/patience.rs",
 ];
 

@@ -368,8 +368,8 @@ mod tests {
             path: "/tmp/secret.key".to_owned(),
             content: key.as_bytes().to_vec(),
         };
-        service.entrust(Request::new(request)).await.unwrap();
-        let pieces = service.gather(Request::new(v1::GatherRequest {})).await;
+        service.entrust(call(OURS, request)).await.unwrap();
+        let pieces = service.gather(call(OURS, v1::GatherRequest {})).await;
         let pieces: Vec<_> = pieces.unwrap().into_inner().collect().await;
         let pieces = pieces
             .into_iter()

@@ -509,7 +509,9 @@ mod tests {
 
     #[tokio::test]
     async fn agent_that_comes_after_a_crash_waits_for_nothing_that_was_brought() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let stage = Stage::new()
+            .file("proc/self/mountinfo", MEMORY)
+            .file("run/landfall/lock", "");
         let machine = stage.machine();
         let session = Session::open(machine.clone()).unwrap();
         session.supply(Input::Keys).unwrap();
