@@ -6,6 +6,7 @@
     reason = "measured figures belong to the record of a test run"
 )]
 
+mod attach;
 mod bundle;
 mod check;
 mod cli;

@@ -82,7 +82,7 @@ pub(crate) struct Wire {
     pub(crate) conditions: watch::Sender<Conditions>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) runtime: Runtime,
-    line: Arc<Line>,
+    pub(crate) line: Arc<Line>,
     far: watch::Sender<Far>,
 }
 
