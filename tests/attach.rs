@@ -13,6 +13,10 @@ mod bench;
 )]
 mod draw;
 #[path = "faults/fixture.rs"]
+#[expect(
+    dead_code,
+    reason = "made for runs with faults, of which there are none here"
+)]
 mod fixture;
 
 use std::{
