@@ -88,7 +88,7 @@ impl<'a> Images<'a> {
     fn boasting(&self) -> PathBuf {
         let place = self.folder.path().join("boasting");
         fs::create_dir_all(place.join("kexec")).unwrap();
-        for name in ["bzImage", "initrd"] {
+        for name in ["bzImage", "initrd", "kexec"] {
             fs::write(place.join("kexec").join(name), "a few bytes").unwrap();
         }
         self.packed("boasting", BOASTS)
