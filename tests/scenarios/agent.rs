@@ -26,8 +26,8 @@ done
 
 #[test]
 #[cfg_attr(
-    not(feature = "scenarios"),
-    ignore = "starts a machine; `cargo verify --all` runs it"
+    not(feature = "cuts"),
+    ignore = "starts a machine; `cargo verify --cuts` runs it"
 )]
 fn agent_killed_in_every_step_goes_on_and_never_formats_twice_unasked() {
     let site = Site::new(Spec {

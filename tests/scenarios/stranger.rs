@@ -20,8 +20,8 @@ const OTHER_KEY: &str =
 
 #[test]
 #[cfg_attr(
-    not(feature = "scenarios"),
-    ignore = "starts a machine; `cargo verify --all` runs it"
+    not(feature = "cuts"),
+    ignore = "starts a machine; `cargo verify --cuts` runs it"
 )]
 fn machine_that_is_not_the_installer_that_was_booted_is_not_worked_on() {
     let site = Site::new(Spec::of(Boot::Target));

@@ -98,6 +98,9 @@ enum Command {
         /// Play every scenario too: layouts of disks, logins, phases one by one
         #[arg(long)]
         all: bool,
+        /// And what a cut costs: line, programs and power are cut at every stage of an installation
+        #[arg(long)]
+        cuts: bool,
     },
     /// Keep a machine: what `up` leaves running
     #[command(hide = true)]
@@ -176,7 +179,7 @@ impl Cli {
                 machines::link(&name, bend.change(), output.json)?;
             }
             Command::Demo(options) => return demo::demo(&options),
-            Command::Verify { all } => return verify::verify(all),
+            Command::Verify { all, cuts } => return verify::verify(verify::what(all, cuts)),
             Command::Keep { name } => machine::run_keeper(&registry::folder(&name)?)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -19,9 +19,11 @@ enum Outcome {
     Missing,
 }
 
-/// Features of this crate that turn on tests with machines: the main job and what may befall it, and every scenario.
+/// Features of this crate that turn on tests with machines: the main job and what may befall it, every scenario, and what
+/// is cut in them.
 const MACHINES: &str = "landfall-tests/machines";
 const SCENARIOS: &str = "landfall-tests/scenarios";
+const CUTS: &str = "landfall-tests/cuts";
 
 /// Name, and what comes after `cargo`.
 const CHECKS: &[(&str, &[&str])] = &[
@@ -51,8 +53,17 @@ const CHECKS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// `all` is for the scenarios too, which take as long again.
-pub(super) fn verify(all: bool) -> Result<ExitCode> {
+/// Returns the feature for what is asked for; each has all of those before it.
+pub(super) fn what(all: bool, cuts: bool) -> &'static str {
+    match (all, cuts) {
+        (_, true) => CUTS,
+        (true, false) => SCENARIOS,
+        (false, false) => MACHINES,
+    }
+}
+
+/// Checks everything, with the machines of this feature.
+pub(super) fn verify(feature: &'static str) -> Result<ExitCode> {
     let start = Instant::now();
     let repository = repository();
     Assets::prepare(&repository).context("preparing the rig")?;
@@ -60,7 +71,7 @@ pub(super) fn verify(all: bool) -> Result<ExitCode> {
     let mut sound = true;
     for (name, arguments) in CHECKS {
         let wanted = |argument: &&'static str| match *argument {
-            MACHINES if all => SCENARIOS,
+            MACHINES => feature,
             argument => argument,
         };
         let arguments: Vec<&str> = arguments.iter().map(wanted).collect();
