@@ -99,8 +99,8 @@ async fn wait(session: &Session, contact: &Contact, after: Duration) {
         if machine.blocking(history::disks_begun).await {
             return;
         }
-        // somebody works on the machine without us
-        if !machine.mounts_below(TARGET).is_empty() {
+        // work goes on: ours without a controller, or somebody's without us
+        if session.works_alone() || !machine.mounts_below(TARGET).is_empty() {
             contact.beat();
             continue;
         }
@@ -297,6 +297,20 @@ mod tests {
         pass(SOON).await;
         let end = session.board().unwrap().state().end;
         assert_eq!(end, Some(End::Aborted("request".to_owned())));
+        assert_eq!(reboots(&stage), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn run_that_was_let_go_of_is_not_disturbed() {
+        let stage = stage();
+        let (session, _) = agent(&stage).await;
+        session.start(order(&["/tmp/secret.key"])).unwrap();
+        session.let_go().unwrap();
+        pass(AFTER + ALMOST).await;
+        assert_eq!(session.board().unwrap().state().end, None);
+        assert_eq!(reboots(&stage), 0);
+        session.abort();
+        pass(SOON).await;
         assert_eq!(reboots(&stage), 1);
     }
 

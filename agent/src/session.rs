@@ -211,6 +211,12 @@ impl Session {
         self.refusal.lock().expect("no holder panics").is_some()
     }
 
+    /// Whether a run is under way that its controller has let go of.
+    pub(crate) fn works_alone(&self) -> bool {
+        let under_way = |board: Board| board.state().end.is_none();
+        self.board().is_some_and(under_way) && self.machine.is_let_go()
+    }
+
     /// Asks the run to stop, and returns whether none is under way any more.
     pub(crate) async fn stop(&self) -> bool {
         self.abort();
