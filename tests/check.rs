@@ -274,6 +274,8 @@ fn image_that_run_has_no_room_for_boots_where_the_memory_has() {
 
     let mut install = scene.operator.landfall(&scene.assets, &scene.machine);
     install.args(["--phases", "kexec", "--kexec"]).arg(&image);
+    // else an agent stays, to boot the old system again if nobody comes
+    install.args(["--return-after", "0"]);
     let booted = run(&mut install);
     assert_eq!(booted.code, Some(0), "{}", booted.stderr);
     let release = scene.machine.ssh("cat /etc/os-release").unwrap();

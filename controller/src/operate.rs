@@ -96,6 +96,10 @@ fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun
             taken_up: true,
         });
     }
+    // what is left behind is not taken up any more, and neither are its keys
+    if let Some(left) = state.current()? {
+        state.end(&left.run)?;
+    }
     let run = RunId::from_bytes(rand::random());
     let open = OpenRun {
         run: run.clone(),

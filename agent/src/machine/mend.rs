@@ -15,23 +15,44 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Machine,
     command::{Command, Ended, Stream},
+    files,
     nix::store,
 };
 
 /// Where the store below `/mnt` keeps its books; without them there is no store yet.
+const DATABASE: &str = "/mnt/nix/var/nix/db";
 const BOOKS: &str = "/mnt/nix/var/nix/db/db.sqlite";
 /// Paths that one command line names; each has at most 255 characters.
 const AT_ONCE: usize = 500;
+/// What SQLite says through Nix of books that never reached the disk whole (sqlite.org, result codes).
+const SPOILT: [&str; 5] = [
+    "no such table",
+    "database disk image is malformed",
+    "file is not a database",
+    "database schema",
+    "is corrupt",
+];
 /// What Nix says of a path whose files are not what was registered, or are gone (`nix-store --verify`).
 const SIGNS: [&str; 2] = ["was modified", "disappeared"];
+
+/// What had to be done to a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mended {
+    /// It is as its books say, or there is none yet.
+    Nothing,
+    /// So many paths were taken out.
+    Paths(usize),
+    /// Its books could not be read, and are begun anew.
+    Books,
+}
 
 impl Machine {
     /// Takes every path out of the store below `/mnt` that is not what it was registered as, with all that needs it.
     ///
-    /// Reads the whole store. Returns how many paths were taken out; none where there is no store yet.
-    pub async fn mend_store(&self, cancel: &CancellationToken) -> Result<usize, Failure> {
+    /// Reads the whole store. Books that cannot be read are begun anew: what is in the store then counts as not there.
+    pub async fn mend_store(&self, cancel: &CancellationToken) -> Result<Mended, Failure> {
         if !self.at(BOOKS).exists() {
-            return Ok(0);
+            return Ok(Mended::Nothing);
         }
         let mut broken = Vec::new();
         let verify = self.nix_store(&["--verify", "--check-contents"])?;
@@ -39,8 +60,13 @@ impl Machine {
             broken.extend(named(line));
         });
         let verified = verified.await?;
+        if broken.is_empty() && SPOILT.iter().any(|sign| verified.stderr.contains(sign)) {
+            self.blocking(|machine| files::remove_directory(&machine.at(DATABASE)))
+                .await?;
+            return Ok(Mended::Books);
+        }
         if broken.is_empty() {
-            return checked(verified).map(|_| 0);
+            return checked(verified).map(|_| Mended::Nothing);
         }
         let mut gone = BTreeSet::new();
         for some in broken.chunks(AT_ONCE) {
@@ -51,7 +77,7 @@ impl Machine {
         // all at once: what is needed by a path that stays is not deleted
         let delete = delete.args(gone.iter().map(StorePath::as_str));
         checked(self.programs().run(&delete, cancel, |_, _| ()).await?)?;
-        Ok(gone.len())
+        Ok(Mended::Paths(gone.len()))
     }
 
     /// Returns these paths and all that need them, as far as they are registered.
@@ -104,7 +130,7 @@ mod tests {
     const B: &str = "/nix/store/1123456789abcdfghijklmnpqrsvwxyz-b";
     const ASKED: &str = "nix-store --store local?root=/mnt";
 
-    async fn mend(answers: &[(&str, Ended)]) -> (Result<usize, Failure>, Vec<String>) {
+    async fn mend(answers: &[(&str, Ended)]) -> (Result<Mended, Failure>, Vec<String>) {
         let answers: Vec<_> = answers
             .iter()
             .map(|(words, answer)| (format!("{ASKED} {words}"), answer.clone()))
@@ -128,7 +154,7 @@ mod tests {
             ("--delete", Ended::answer(0, "", "")),
         ])
         .await;
-        assert_eq!(mended, Ok(2));
+        assert_eq!(mended, Ok(Mended::Paths(2)));
         assert_eq!(
             asked[2],
             format!("/usr/bin/{ASKED} --delete --ignore-liveness {A} {B}")
@@ -138,9 +164,28 @@ mod tests {
     #[tokio::test]
     async fn store_that_is_whole_is_left_alone() {
         let (mended, asked) = mend(&[("--verify", Ended::answer(0, "", "checking…"))]).await;
-        assert_eq!((mended, asked.len()), (Ok(0), 1));
+        assert_eq!((mended, asked.len()), (Ok(Mended::Nothing), 1));
         let (stage, token) = (Stage::new(), CancellationToken::new());
-        assert_eq!(stage.machine().mend_store(&token).await, Ok(0));
+        assert_eq!(
+            stage.machine().mend_store(&token).await,
+            Ok(Mended::Nothing)
+        );
+    }
+
+    #[tokio::test]
+    async fn books_that_never_reached_the_disk_are_begun_anew() {
+        let said = "error: creating statement: SQL logic error, no such table: ValidPaths (in 'x')";
+        let answer = (
+            &*format!("/usr/bin/{ASKED} --verify"),
+            Ended::answer(1, "", said),
+        );
+        let stage = Stage::new()
+            .file(&BOOKS[1..], "")
+            .nix(&[])
+            .answer(answer.0, answer.1);
+        let (machine, token) = (stage.machine(), CancellationToken::new());
+        assert_eq!(machine.mend_store(&token).await, Ok(Mended::Books));
+        assert_eq!(machine.mend_store(&token).await, Ok(Mended::Nothing));
     }
 
     #[tokio::test]

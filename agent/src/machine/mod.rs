@@ -29,7 +29,7 @@ pub mod kmsg;
 mod launch;
 pub mod lock;
 pub mod marker;
-mod mend;
+pub mod mend;
 pub mod mounts;
 pub mod nix;
 mod owners;

@@ -21,7 +21,12 @@ impl Machine {
         self.blocking(|machine| {
             let folder = machine.at(FOLDER);
             let mounted = machine.is_mount_point(TARGET);
-            (mounted && files::private_directory(&folder).is_ok()).then(|| folder.join(NAME))
+            let made = mounted && files::private_directory(&folder).is_ok();
+            if made {
+                // what the journal says of the disks has to be on them before it is
+                machine.sync();
+            }
+            made.then(|| folder.join(NAME))
         })
         .await
     }

@@ -14,7 +14,7 @@ use landfall_proto::{
 };
 
 use super::{Format, Formatted, format::NAME};
-use crate::machine::{Machine, command::Command};
+use crate::machine::{Machine, command::Command, mend::Mended};
 
 /// Mounts what this run has formatted in an earlier boot.
 #[derive(Debug)]
@@ -85,11 +85,14 @@ impl FormatAgain<'_> {
     /// Takes out of the store what the power cut has spoiled: the copy brings it again.
     async fn mend(&self, cx: &Context) -> Result<(), Failure> {
         cx.waiting("what is in the store to be checked: the power was cut");
-        let mended = self.format.machine.mend_store(&cx.cancel_token()).await?;
-        if mended > 0 {
-            cx.line(format!(
-                "{mended} store paths had not reached the disk; they are copied again"
-            ));
+        match self.format.machine.mend_store(&cx.cancel_token()).await? {
+            Mended::Nothing => {}
+            Mended::Paths(count) => cx.line(format!(
+                "{count} store paths had not reached the disk; they are copied again"
+            )),
+            Mended::Books => {
+                cx.line("the store's books had not reached the disk; all of it is copied again");
+            }
         }
         Ok(())
     }

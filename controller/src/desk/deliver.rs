@@ -17,14 +17,16 @@ use tokio::io::AsyncWriteExt;
 
 use super::Desk;
 use crate::{
-    local::{file, secret::Secret},
-    remote::{agent::Description, store::StoreSocket},
+    local::{file, nix::Origin, secret::Secret},
+    remote::{agent::Description, store::StoreSocket, trouble::LinkError},
 };
 
 /// How much of a blob is read at once.
 const READ: usize = 256 << 10;
 /// To so many agents a blob is sent, each after the one before it was killed.
 const AGENTS: u32 = 5;
+/// How long the agent is asked whose the run is, when something else has failed already.
+const ASKS: Duration = Duration::from_secs(10);
 /// How often the progress of an upload is told.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -100,6 +102,32 @@ impl Desk {
             Ok(Ok(())) => Ok(()),
             Ok(Err(broken)) => Err(cannot(format!("agent: {broken}"))),
             Err(_) => Err(cannot("the link was closed".to_owned())),
+        }
+    }
+
+    /// Brings a path to the store behind a socket, in the way that was decided.
+    pub async fn bring(
+        &self,
+        path: &StorePath,
+        origin: &Origin,
+        socket: &StoreSocket,
+        cx: &Context,
+    ) -> Result<(), Failure> {
+        let brought = self.nix()?.bring(path, origin, &socket.path(), cx).await;
+        match brought {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.why_it_broke_off(failure).await),
+        }
+    }
+
+    /// Returns why a copy broke off: where another controller has taken the run over, nix only sees its connection end.
+    async fn why_it_broke_off(&self, failure: Failure) -> Failure {
+        let Ok(link) = self.link().await else {
+            return failure;
+        };
+        match tokio::time::timeout(ASKS, link.confirm()).await {
+            Ok(Err(error @ LinkError::TakenOver)) => error.into(),
+            _ => failure,
         }
     }
 

@@ -115,7 +115,10 @@ impl Desk {
     pub fn follows(&self, machine: &Reached, facts: &Facts) -> bool {
         let erases =
             self.request.phases.has(Phase::Disko) && self.request.disko_mode != DiskoMode::Mount;
-        erases && self.past.disks_begun && !machine.knows_run && !self.past.left_alone(&facts.disks)
+        erases
+            && self.past.disks_begun
+            && (self.past.followed || !machine.knows_run)
+            && !self.past.left_alone(&facts.disks)
     }
 
     /// Whether an earlier process of this run has pinned the host key.

@@ -7,7 +7,7 @@ use engine::journal::Mark;
 use landfall_proto::{
     event::{Kind, Outcome},
     facts::Disk,
-    order::{ConsentedDisk, System},
+    order::{ConsentedDisk, Disko, System},
 };
 use serde::Deserialize;
 
@@ -24,12 +24,15 @@ pub struct Past {
     agreed: Option<Vec<ConsentedDisk>>,
     /// What was to be installed.
     pub system: Option<System>,
+    /// An earlier process followed what an earlier boot had formatted; so does every one after it.
+    pub followed: bool,
 }
 
 /// What of a proof of `prepare` or `build` is of use later.
 #[derive(Debug, Deserialize)]
 struct Prepared {
     disks: Option<Vec<ConsentedDisk>>,
+    disko: Option<Disko>,
     system: Option<System>,
 }
 
@@ -67,6 +70,7 @@ impl Past {
         if !self.disks_begun {
             self.agreed = prepared.disks;
         }
+        self.followed |= prepared.disko.is_some_and(|disko| disko.again.is_some());
         self.system = prepared.system.or(self.system.take());
     }
 
@@ -137,6 +141,23 @@ mod tests {
         assert!(!past.left_alone(&disk(Some("b"))));
         assert!(!past.left_alone(&disk(None)));
         assert!(!past.left_alone(&[]));
+    }
+
+    #[test]
+    fn who_has_followed_once_follows_again() {
+        const PATH: &str = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-x";
+        let prepared = |again: Option<&str>| {
+            let disko = json!({"script": PATH, "mode": "disko", "disks": [], "again": again});
+            Some(json!({"disks": [], "disko": disko, "system": null}))
+        };
+        let past = Past::of(&marks(&[("prepare", prepared(None)), ("disko", None)]));
+        assert!(!past.followed);
+        let past = Past::of(&marks(&[
+            ("prepare", prepared(Some(PATH))),
+            ("disko", None),
+            ("prepare", prepared(None)),
+        ]));
+        assert!(past.followed);
     }
 
     #[test]

@@ -36,19 +36,10 @@ impl Step for Disko<'_> {
         if let Some(disko) = &self.prepared.disko {
             let socket = self.desk.store(StoreRoot::Installer).await?;
             self.desk
-                .nix()?
-                .bring(
-                    &disko.script,
-                    &self.prepared.disko_origin,
-                    &socket.path(),
-                    cx,
-                )
+                .bring(&disko.script, &self.prepared.disko_origin, &socket, cx)
                 .await?;
             if let (Some(script), Some(origin)) = (&disko.again, &self.prepared.again_origin) {
-                self.desk
-                    .nix()?
-                    .bring(script, origin, &socket.path(), cx)
-                    .await?;
+                self.desk.bring(script, origin, &socket, cx).await?;
             }
             self.desk.supply(Input::DiskoScript).await?;
         }

@@ -32,14 +32,9 @@ impl Step for Install<'_> {
         self.desk.follow(&["mount"], cx).await?;
         if let Some(system) = &self.prepared.system {
             let socket = self.desk.store(StoreRoot::Target).await?;
+            let origin = &self.prepared.system_origin;
             self.desk
-                .nix()?
-                .bring(
-                    &system.toplevel,
-                    &self.prepared.system_origin,
-                    &socket.path(),
-                    cx,
-                )
+                .bring(&system.toplevel, origin, &socket, cx)
                 .await?;
             if let Some(archive) = &self.prepared.archive {
                 let path = archive.path.clone();

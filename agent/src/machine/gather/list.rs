@@ -86,7 +86,18 @@ pub(super) const LIST: &[(&str, Source)] = &[
     ),
     ("facts.json", Facts),
     ("blkid.txt", Probe(&["blkid"])),
-    ("lvs.txt", Probe(&["lvs", "--all", "--options", "+devices"])),
+    // without locks, for which it would make folders
+    (
+        "lvs.txt",
+        Probe(&[
+            "lvs",
+            "--nolocking",
+            "--readonly",
+            "--all",
+            "--options",
+            "+devices",
+        ]),
+    ),
     (
         "mdadm.txt",
         Probe(&["mdadm", "--detail", "--scan", "--verbose"]),
