@@ -132,6 +132,7 @@ async fn install(
 
     // nothing is left of which a later boot would have to know
     run.end_copy(install.keep_journal);
+    machine.blocking(Machine::leave_place_on_target).await;
     if install.reboot {
         let sealed = run
             .step(&Seal {

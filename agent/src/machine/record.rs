@@ -2,7 +2,7 @@
 //!
 //! In the store's own tree, because that is on a disk on every NixOS, also where the root is in memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use engine::journal::{self, Mark};
 use landfall_proto::order::RunId;
@@ -31,6 +31,17 @@ impl Machine {
         .await
     }
 
+    /// Removes the folders that were made for the journal, as far as nothing else is in them. Blocks.
+    pub fn leave_place_on_target(&self) {
+        for folder in Path::new(FOLDER).ancestors() {
+            if folder == Path::new(TARGET) {
+                return;
+            }
+            // one that is in use, or mounted, stays
+            let _ = std::fs::remove_dir(self.at(&folder.to_string_lossy()));
+        }
+    }
+
     /// Reads the journal on the target's disks, which has to be that of a run; says why not. Blocks.
     ///
     /// Whoever formats the disks makes it go away, so that it speaks of what is on them now.
@@ -41,5 +52,26 @@ impl Machine {
             Ok(None) => Err("there is no journal of this run on them".to_owned()),
             Err(error) => Err(format!("their journal cannot be followed: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::machine::stage::Stage;
+
+    #[tokio::test]
+    async fn disks_that_were_only_formatted_have_no_folder_of_ours() {
+        let stage = Stage::new().mounted().file("mnt/boot/keep", "");
+        let machine = stage.machine();
+        let place = machine.place_on_target().await.unwrap();
+        assert!(place.parent().unwrap().is_dir());
+        machine.leave_place_on_target();
+        assert!(!machine.at("/mnt/nix").exists() && machine.at("/mnt/boot").exists());
+        // and what somebody else has put there stays
+        let stage = stage.file("mnt/nix/store/x", "");
+        machine.place_on_target().await.unwrap();
+        machine.leave_place_on_target();
+        assert!(machine.at("/mnt/nix/store").exists() && !machine.at("/mnt/nix/var").exists());
+        drop(stage);
     }
 }
