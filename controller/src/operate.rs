@@ -82,7 +82,7 @@ fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun
     let order = request.wish();
     let open = state.current()?.filter(|open| open.order == order);
     if request.resume == Resume::Require && open.is_none() {
-        return Err(nothing_open(&request.on_record()));
+        return Err(nothing_open(&host));
     }
     if let Some(open) = open.filter(|_| request.resume != Resume::Never) {
         screen.note("taking up the run that broke off");

@@ -10,7 +10,7 @@ use landfall_proto::{failure::Failure, order::RunId};
 
 use super::{
     bundle, file,
-    state::{OpenRun, RunFolder, base, folder_name},
+    state::{OpenRun, RunFolder, base, folder_of},
 };
 
 /// What is remembered about one host.
@@ -27,7 +27,7 @@ impl Records {
 
     fn of_in(base: &Path, host: &str) -> Self {
         Self {
-            folder: base.join("landfall").join(folder_name(host)),
+            folder: folder_of(base, host),
         }
     }
 
