@@ -112,6 +112,14 @@ impl Desk {
         first
     }
 
+    /// Waits until the agent has gone; until then it tells whoever asks what it did.
+    fn agent_leaves(&self) {
+        patience::until("the agent to leave", LONG, || {
+            Ok(self.bench.agent()?.is_none().then_some(()))
+        })
+        .unwrap();
+    }
+
     fn status(&self, name: &str) -> Value {
         let told = self.own(name, &["status", "--json"]).end(0);
         assert_eq!(told.len(), 1, "{told:?}");
@@ -195,6 +203,7 @@ fn run_goes_on_by_attach_and_is_followed_by_others() {
     let seen = follows.end(0);
     assert_eq!(formats(&seen), [1]);
     assert_eq!(desk.status("after")["record"]["open"], false);
+    desk.agent_leaves();
     desk.own("nothing", &["attach"]).end(1);
     desk.bench.end().unwrap();
 }
@@ -232,10 +241,7 @@ fn run_that_is_left_alone_is_finished_alone() {
     let told = desk.install("detach", &["--detach"]).end(0);
     assert_eq!(told.last().unwrap()["state"], "alone");
     assert_eq!(desk.status("alone")["record"]["alone"], true);
-    patience::until("the agent to leave", LONG, || {
-        Ok(desk.bench.agent()?.is_none().then_some(()))
-    })
-    .unwrap();
+    desk.agent_leaves();
     let profile = desk.bench.target.path("/mnt/nix/var/nix/profiles/system");
     assert!(fs::symlink_metadata(profile).is_ok());
     let told = desk.own("attach", &["attach", "--json"]).end(0);

@@ -299,7 +299,7 @@ fn image_that_run_has_no_room_for_boots_where_the_memory_has() {
 }
 
 /// What is left of landfall on the disk of the old system, seen from the installer.
-const LEFT: &str = "mkdir -p /old && mount -o ro /dev/vda /old && find /old -xdev -name '*landfall*' -o -xdev -path '/old/var/tmp/*'; umount /old";
+const LEFT: &str = "mkdir -p /old && mount -o ro /dev/vda /old && find /old -xdev -name '*landfall*' -o -xdev -path '/old/var/tmp/*' ! -path '/old/var/tmp/systemd-private-*'; umount /old";
 
 #[test]
 #[cfg_attr(

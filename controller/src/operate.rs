@@ -128,13 +128,13 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
     let pinned = begun.folder.has_pin();
     let (ended, goes_on) = match set_up(request, begun, screen).await {
         Ok(set_up) => {
-            let ended = drive(set_up, screen).await;
+            let (ended, at_work) = drive(set_up, screen).await;
             // disks half done keep their run on record, and so does a machine that was seen once and is not now
             let unseen = |failure: &Failure| failure.contact == Contact::Unseen;
             let unseen = pinned && ended.failure.as_ref().is_some_and(unseen);
             let taken = |failure: &Failure| failure.contact == Contact::Taken;
             let taken = ended.failure.as_ref().is_some_and(taken);
-            let open = ended.state.is_past_return() || unseen || taken;
+            let open = ended.state.is_past_return() || unseen || taken || at_work;
             let alone = ended.state == MachineState::Alone;
             let goes_on = alone || (open && ended.exit != Exit::Done);
             (ended, goes_on)
@@ -149,11 +149,12 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
     ended
 }
 
-async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
+/// Tells how it ended, and whether an agent may be at work on the run still.
+async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> (Ended, bool) {
     let failed = |failure| Ended::failed(failure, &screen.trail());
     match desk.is_done_alone().await {
         Ok(done) => desk.past.rebooted |= done,
-        Err(failure) => return failed(failure),
+        Err(failure) => return (failed(failure), false),
     }
     let board = run.board();
     let shown = tokio::spawn(screen::show(
@@ -176,21 +177,25 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
         _ => None,
     };
     // an agent out of reach goes on by itself, and one of somebody else's is theirs
-    if matches!(contact, Contact::Lost | Contact::Foreign | Contact::Taken) {
+    let at_work = if matches!(contact, Contact::Lost | Contact::Foreign | Contact::Taken) {
         desk.hang_up().await;
+        false
     } else {
         tokio::select! {
-            () = desk.leave() => {}
-            () = stopped() => screen.note("the agent may still be on the machine"),
+            at_work = desk.leave() => at_work,
+            () = stopped() => {
+                screen.note("the agent may still be on the machine");
+                false
+            }
         }
-    }
+    };
     // a screen that hangs must not keep the command from ending
     let _ = tokio::time::timeout(LAST_WORDS, shown).await;
     if matches!(told, Some(Ok(()))) && desk.is_handed_over() {
         screen.note(
             "`landfall status HOST` says how far it is, `landfall attach HOST` goes on with it",
         );
-        return Ended::handed_over();
+        return (Ended::handed_over(), at_work);
     }
     if matches!(told, Some(Ok(()))) && story::plan(&desk.request).contains(&"reboot") {
         desk.forget_way_in();
@@ -208,7 +213,7 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> Ended {
         Some(Err(failure)) => failed(failure),
         None => Ended::interrupted(&screen.trail()),
     });
-    Ended { bundle, ..ended }
+    (Ended { bundle, ..ended }, at_work)
 }
 
 /// Returns the phase that has failed.

@@ -62,14 +62,15 @@ pub(crate) fn judge(bench: &Bench, truth: &Truth, played: &Played) -> Result<Vec
     let mut wrong = Vec::new();
     ended(played, &mut wrong);
     told(played, &mut wrong);
+    let last = played.attempts.last();
+    let is_done = last.is_some_and(|last| last.code == Some(0));
+    if is_done {
+        // an agent that is about to leave still holds what was sent
+        left_over(bench, &mut wrong)?;
+    }
     secrets(bench, played, &mut wrong)?;
     witness(bench, played, &mut wrong)?;
-    if played
-        .attempts
-        .last()
-        .is_some_and(|last| last.code == Some(0))
-    {
-        left_over(bench, &mut wrong)?;
+    if is_done {
         let now = Truth::of(bench, played.passed)?;
         let differ = tree::differences(&truth.disk, &now.disk, 8);
         wrong.extend(differ.into_iter().map(|line| format!("disk: {line}")));

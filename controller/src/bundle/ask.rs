@@ -148,7 +148,7 @@ async fn drive(
         gathered = story => Some(gathered),
     };
     tokio::select! {
-        () = desk.leave() => {}
+        _ = desk.leave() => {}
         () = operate::stopped() => screen.note("the agent may still be on the machine"),
     }
     // what was stopped has no last event

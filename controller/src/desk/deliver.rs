@@ -18,15 +18,13 @@ use tokio::io::AsyncWriteExt;
 use super::Desk;
 use crate::{
     local::{file, nix::Origin, secret::Secret},
-    remote::{agent::Description, store::StoreSocket, trouble::LinkError},
+    remote::{agent::Description, store::StoreSocket},
 };
 
 /// How much of a blob is read at once.
 const READ: usize = 256 << 10;
-/// To so many agents a blob is sent, each after the one before it was killed.
+/// To so many agents something is delivered, each after the one before it was killed.
 const AGENTS: u32 = 5;
-/// How long the agent is asked whose the run is, when something else has failed already.
-const ASKS: Duration = Duration::from_secs(10);
 /// How often the progress of an upload is told.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -35,18 +33,29 @@ impl Desk {
     ///
     /// An agent that comes after one that was killed knows what that one has kept, and nothing of its streams.
     pub async fn send(&self, path: PathBuf, blob: &Blob, cx: &Context) -> Result<(), Failure> {
-        let mut tries = 1;
-        loop {
-            let before = self.agent_process().await?;
-            let failure = match self.try_to_send(&path, blob, cx).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => failure,
-            };
-            if tries == AGENTS || self.agent_process().await? == before {
-                return Err(failure);
-            }
-            tries += 1;
+        let mut taker = Taker::of(self).await?;
+        while let Err(failure) = self.try_to_send(&path, blob, cx).await {
+            taker.is_followed(self, failure).await?;
         }
+        Ok(())
+    }
+
+    /// Brings a path to the store behind a socket, in the way that was decided.
+    ///
+    /// What arrived before an agent was killed is in the store, and is not brought again.
+    pub async fn bring(
+        &self,
+        path: &StorePath,
+        origin: &Origin,
+        socket: &StoreSocket,
+        cx: &Context,
+    ) -> Result<(), Failure> {
+        let nix = self.nix()?;
+        let mut taker = Taker::of(self).await?;
+        while let Err(failure) = nix.bring(path, origin, &socket.path(), cx).await {
+            taker.is_followed(self, failure).await?;
+        }
+        Ok(())
     }
 
     /// Returns the number of the agent's process that answers now.
@@ -105,32 +114,6 @@ impl Desk {
         }
     }
 
-    /// Brings a path to the store behind a socket, in the way that was decided.
-    pub async fn bring(
-        &self,
-        path: &StorePath,
-        origin: &Origin,
-        socket: &StoreSocket,
-        cx: &Context,
-    ) -> Result<(), Failure> {
-        let brought = self.nix()?.bring(path, origin, &socket.path(), cx).await;
-        match brought {
-            Ok(()) => Ok(()),
-            Err(failure) => Err(self.why_it_broke_off(failure).await),
-        }
-    }
-
-    /// Returns why a copy broke off: where another controller has taken the run over, nix only sees its connection end.
-    async fn why_it_broke_off(&self, failure: Failure) -> Failure {
-        let Ok(link) = self.link().await else {
-            return failure;
-        };
-        match tokio::time::timeout(ASKS, link.confirm()).await {
-            Ok(Err(error @ LinkError::TakenOver)) => error.into(),
-            _ => failure,
-        }
-    }
-
     /// Makes a socket that stands for a store on the target.
     pub async fn store(&self, root: StoreRoot) -> Result<StoreSocket, Failure> {
         StoreSocket::listen(&self.sockets, self.mux().await?, root)
@@ -157,5 +140,33 @@ impl Desk {
             agent.unfed &= input == Input::Keys;
         }
         Ok(self.link().await?.supply(&self.run, input).await?)
+    }
+}
+
+/// The agent that something is delivered to.
+struct Taker {
+    process: u64,
+    /// How many there may be after it.
+    left: u32,
+}
+
+impl Taker {
+    async fn of(desk: &Desk) -> Result<Self, Failure> {
+        Ok(Self {
+            process: desk.agent_process().await?,
+            left: AGENTS - 1,
+        })
+    }
+
+    /// Waits for the next agent after a delivery that failed, or fails where the one that it was for is still there.
+    ///
+    /// Where another controller has taken the run over, or nobody answers any more, that is the reason that is told.
+    async fn is_followed(&mut self, desk: &Desk, failure: Failure) -> Result<(), Failure> {
+        let before = std::mem::replace(&mut self.process, desk.agent_process().await?);
+        if self.left == 0 || self.process == before {
+            return Err(failure);
+        }
+        self.left -= 1;
+        Ok(())
     }
 }

@@ -22,32 +22,39 @@ impl Desk {
     /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
     ///
     /// A run that is under way there is stopped first, unless it is at work on the disks: nobody would feed it any more.
-    pub async fn leave(&self) {
+    ///
+    /// Returns whether one stays that may be at work on this run, which is not to be forgotten then.
+    pub async fn leave(&self) -> bool {
         let left = async {
             let agent = self.agent.lock().await.take();
             match (agent, self.landing.lock().await.take()) {
                 (Some(agent), _) => self.dismiss(agent).await,
-                (None, Some(landing)) => self.take_back(landing).await,
-                (None, None) => {}
+                (None, Some(landing)) => {
+                    self.take_back(landing).await;
+                    false
+                }
+                (None, None) => false,
             }
         };
-        if tokio::time::timeout(LEAVE, left).await.is_err() {
+        tokio::time::timeout(LEAVE, left).await.unwrap_or_else(|_| {
             self.screen
                 .note("the agent stays on the machine, since the link is gone");
-        }
+            true
+        })
     }
 
-    async fn dismiss(&self, agent: Agent) {
+    async fn dismiss(&self, agent: Agent) -> bool {
         let (link, mut state) = (agent.link, agent.state);
         if !agent.ordered {
-            return link.leave(None, 0).await;
+            link.leave(None, 0).await;
+            return false;
         }
         // what has not begun waits for something that nobody would bring any more, and would keep every other run out
         let begun = |name| state.step(name).is_some_and(|step| step.attempt > 0);
         let waits = agent.unfed && !begun("format");
         if agent.installs && state.end.is_none() && !waits {
             // half a format helps nobody: it finishes what it has the inputs for, and the same command takes it up
-            return;
+            return true;
         }
         let mut missed = false;
         if state.end.is_none() && link.abort(&self.run, "the operator").await.is_ok() {
@@ -65,6 +72,7 @@ impl Desk {
         // an order that never arrived has left no run
         let run = (state.next > 0).then_some(&self.run);
         link.leave(run, state.next).await;
+        run.is_some() && state.end.is_none()
     }
 
     async fn take_back(&self, landing: Landing) {

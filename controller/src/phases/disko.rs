@@ -51,6 +51,10 @@ impl Step for Disko<'_> {
         self.desk
             .follow(&["inspect", "tools", "format", "mount"], cx)
             .await?;
+        if !request.phases.has(Phase::Install) && !request.phases.has(Phase::Reboot) {
+            // nothing comes after: an agent whose end was not seen would stay
+            self.desk.follow_to_the_end(cx).await?;
+        }
         Ok(Done::new(()))
     }
 

@@ -7,7 +7,10 @@ use landfall_proto::{
 };
 
 use super::prepare::Prepared;
-use crate::desk::{ALONE, Desk, Reached};
+use crate::{
+    desk::{ALONE, Desk, Reached},
+    request::Phase,
+};
 
 /// Copies and installs the system.
 #[derive(Debug)]
@@ -49,6 +52,10 @@ impl Step for Install<'_> {
             return Ok(Done::skipped((), ALONE));
         }
         self.desk.follow(&["copy", "files", "install"], cx).await?;
+        if !self.desk.request.phases.has(Phase::Reboot) {
+            // nothing comes after: an agent whose end was not seen would stay
+            self.desk.follow_to_the_end(cx).await?;
+        }
         Ok(Done::new(()))
     }
 

@@ -126,7 +126,7 @@ impl Errand {
             },
         };
         tokio::select! {
-            () = desk.leave() => {}
+            _ = desk.leave() => {}
             () = operate::stopped() => screen.note("the agent may still be on the machine"),
         }
         // an errand that was stopped has no last event
