@@ -54,7 +54,7 @@ struct Arguments {
     #[arg(long)]
     kind: Option<Kind>,
     /// How many runs at a time: they wait more than they work
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 6)]
     lanes: usize,
     /// Leave the target of a run that failed as it is for so many seconds, to look at
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]

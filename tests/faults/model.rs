@@ -16,6 +16,8 @@ use super::{
 
 /// Every wait of a program that nobody needs any more ends within this.
 const LEAVES: Duration = Duration::from_secs(20);
+/// Seconds within which the agent has written down that disko's script ended, on a host with much to do.
+const SEES: f64 = 0.5;
 /// Bytes that may be sent again for a connection that was lost: a chunk on each of the two lanes, and
 /// what it takes to log in twice.
 const AGAIN: u64 = 2 * (256 << 10) + (64 << 10);
@@ -174,8 +176,12 @@ fn index_before(next: Option<u64>) -> u64 {
 /// Disks were formatted once for each consent.
 fn witness(bench: &Bench, played: &Played, wrong: &mut Vec<String>) -> Result<()> {
     let text = fs::read_to_string(bench.target.path("/var/witness/disks")).unwrap_or_default();
-    let begun = text.lines().filter(|line| *line == "begin disko").count();
-    let ended = text.lines().filter(|line| *line == "end disko").count();
+    let told = |what: &str| -> Vec<f64> {
+        let when = text.lines().filter_map(|line| line.strip_prefix(what));
+        when.filter_map(|when| when.parse().ok()).collect()
+    };
+    let (begins, ends) = (told("begin disko "), told("end disko "));
+    let (begun, ended) = (begins.len(), ends.len());
     let consents = 1 + played
         .attempts
         .iter()
@@ -192,7 +198,12 @@ fn witness(bench: &Bench, played: &Played, wrong: &mut Vec<String>) -> Result<()
         .any(|fault| fault.kind == Kind::Power);
     let refused = played.attempts.iter().any(Attempt::is_undecided);
     // without power the target forgets what it had not written down
-    if refused && ended >= begun && !powerless {
+    // nor is anything written down by an agent that is killed before it has looked at what the script left
+    let unseen = ends.iter().any(|end| {
+        let before = |kill: &f64| *kill >= *end && *kill < end + SEES;
+        played.kills.iter().any(before)
+    });
+    if refused && ended >= begun && !powerless && !unseen {
         wrong.push("a format that had ended was taken for one that had not".to_owned());
     }
     if refused && !killed_the_agent(&played.happened) {
@@ -202,8 +213,8 @@ fn witness(bench: &Bench, played: &Played, wrong: &mut Vec<String>) -> Result<()
         // power cuts since the disks were last agreed to
         let since = played.attempts[..=number].iter().rposition(|one| one.fresh);
         let since = &played.attempts[since.unwrap_or(0)..=number];
-        let told = since.iter().any(|one| one.bereft);
-        if attempt.is_undecided() && told && begun == ended {
+        let told_of_copy = since.iter().any(|one| one.bereft);
+        if attempt.is_undecided() && told_of_copy && begun == ended {
             wrong.push(format!(
                 "command {number} did not go on with what was on the disks"
             ));

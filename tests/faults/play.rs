@@ -67,6 +67,8 @@ pub(crate) struct Played {
     pub(crate) attempts: Vec<Attempt>,
     /// Those of the faults that came to pass.
     pub(crate) happened: Vec<Fault>,
+    /// When the agent was killed: seconds since this host was booted.
+    pub(crate) kills: Vec<f64>,
     /// Bytes that were delivered to the target and from it.
     pub(crate) passed: [u64; 2],
     pub(crate) took: Duration,
@@ -104,6 +106,7 @@ struct Stage<'a> {
     steps: HashMap<String, Instant>,
     /// Whether the power was cut after the copy was told to have begun.
     bereft: bool,
+    kills: Vec<f64>,
     pried: Instant,
     exposed: BTreeSet<String>,
     sprung: mpsc::Receiver<Fault>,
@@ -126,6 +129,7 @@ pub(crate) fn play(
         happened: Vec::new(),
         steps: HashMap::new(),
         bereft: false,
+        kills: Vec::new(),
         pried: Instant::now(),
         exposed: BTreeSet::new(),
         sprung,
@@ -158,6 +162,7 @@ pub(crate) fn play(
         attempts,
         passed: [Direction::Up, Direction::Down].map(|direction| gauge.passed(direction)),
         happened: stage.happened,
+        kills: stage.kills,
         took: stage.begun.elapsed(),
         logs: logs.to_owned(),
         exposed: stage.exposed.into_iter().collect(),
@@ -215,7 +220,7 @@ impl Stage<'_> {
             }
             self.hear(&out)?;
             self.pry()?;
-            killed = self.now(&mut child)?;
+            killed = self.now(&mut child, &out)?;
             Ok(killed.map(|_| None))
         });
         let hung = ended.is_err();
@@ -231,6 +236,11 @@ impl Stage<'_> {
             })?;
         }
         let records = records(&out)?;
+        // who was killed after the last word had ended
+        let ended = match (killed, is_over(&records)) {
+            (Some(_), true) => Ok(Some(0)),
+            _ => ended,
+        };
         let failure = records
             .last()
             .and_then(|last| last["failure"]["code"].as_str());
@@ -262,7 +272,7 @@ impl Stage<'_> {
     }
 
     /// Lets happen what is due. Says how long nobody gives a command, if the controller was killed.
-    fn now(&mut self, child: &mut Child) -> Result<Option<Duration>> {
+    fn now(&mut self, child: &mut Child, out: &Path) -> Result<Option<Duration>> {
         self.lift()?;
         for fault in std::mem::take(&mut self.waiting) {
             let due = match fault.when {
@@ -274,7 +284,13 @@ impl Stage<'_> {
                 self.waiting.push(fault);
                 continue;
             }
-            match self.strike(&fault, child)? {
+            // nobody comes back for an agent that is killed while it leaves
+            let late = fault.kind.kills() && is_over(&records(out)?);
+            let struck = match late {
+                true => Struck::TooLate,
+                false => self.strike(&fault, child)?,
+            };
+            match struck {
                 Struck::Yes => self.happened.push(fault),
                 Struck::TooLate => {}
                 Struck::TooEarly => self.waiting.push(fault),
@@ -303,12 +319,16 @@ impl Stage<'_> {
                 Ok(Struck::Killed)
             }
             Kind::Agent => Ok(match self.kill_agent()? {
-                true => Struck::Yes,
+                true => {
+                    self.kills.push(uptime()?);
+                    Struck::Yes
+                }
                 // it may come yet
                 false => Struck::TooEarly,
             }),
             Kind::Both => {
                 let _ = self.kill_agent()?;
+                self.kills.push(uptime()?);
                 child.kill()?;
                 child.wait()?;
                 Ok(Struck::Killed)
@@ -451,6 +471,20 @@ fn begin(fault: &Fault) -> Change {
         _ => {}
     }
     change
+}
+
+/// Whether a command has told that all is done.
+fn is_over(records: &[Value]) -> bool {
+    records
+        .iter()
+        .any(|record| record["kind"] == "run_finished")
+}
+
+/// Seconds since this host was booted, which are those of its namespaces too.
+fn uptime() -> Result<f64> {
+    let text = fs::read_to_string("/proc/uptime").context("reading the clock")?;
+    let seconds = text.split(' ').next().unwrap_or_default();
+    seconds.parse().context("reading the clock")
 }
 
 fn records(out: &Path) -> Result<Vec<Value>> {

@@ -45,8 +45,17 @@ impl Assets {
     /// `repository` is where the agents are built from. Waits while another process prepares. Takes
     /// milliseconds when nothing is missing.
     pub fn prepare(repository: &Path) -> Result<Self> {
+        Self::make(repository, false)
+    }
+
+    /// Makes what no machine of the rig takes, too: the agent for aarch64.
+    pub fn prepare_all(repository: &Path) -> Result<Self> {
+        Self::make(repository, true)
+    }
+
+    fn make(repository: &Path, foreign: bool) -> Result<Self> {
         let assets = Self::plan(repository)?;
-        let cache = Cache::new(&assets.root);
+        let cache = Cache::new(&assets.root, foreign);
         if cache.missing(&assets.plan).next().is_some() {
             cache.fill(&assets.plan, repository)?;
         }
@@ -64,7 +73,7 @@ impl Assets {
             .parent()
             .expect("tests/ is in the repository");
         let assets = Self::plan(repository)?;
-        let missing = Cache::new(&assets.root)
+        let missing = Cache::new(&assets.root, false)
             .missing(&assets.plan)
             .map(|recipe| recipe.name)
             .find(|name| *name != recipe::AGENTS);
@@ -170,13 +179,19 @@ impl Assets {
         self.item("fixture").join("flake")
     }
 
-    /// The folder of `landfall-agent-{x86_64,aarch64}-linux-musl`.
+    /// The folder of `landfall-agent-x86_64-linux-musl`.
     ///
     /// Exists after [`Assets::prepare`]; after [`Assets::open`] only while the sources are those of
     /// the last preparation.
     #[must_use]
     pub fn agents(&self) -> PathBuf {
         self.item(recipe::AGENTS)
+    }
+
+    /// The folder of `landfall-agent-aarch64-linux-musl`, after [`Assets::prepare_all`].
+    #[must_use]
+    pub fn foreign_agents(&self) -> PathBuf {
+        self.item(recipe::FOREIGN)
     }
 
     /// The private key that opens every machine and every installed system; `.pub` is beside it.

@@ -20,9 +20,10 @@ use crate::{
     local::agents,
     remote::{
         agent::{Link, Reach, Started},
-        classify::SshError,
+        classify::{SshError, Trouble},
         probe::Arch,
         ssh::Ssh,
+        trouble::LinkError,
         upload::{self, Placed},
     },
 };
@@ -331,14 +332,20 @@ impl Desk {
     }
 
     /// Tells the agent that the end of its run was seen, so that it may act on it.
+    ///
+    /// Its answer may be lost, and then what it has booted is met in its place: the installed system, with its own keys
+    /// and without an agent. Whoever looks at that system later finds out whether it is the right one.
     pub async fn release(&self) -> Result<(), Failure> {
         let (link, next) = {
             let agent = self.agent.lock().await;
             let agent = agent.as_ref().ok_or_else(no_agent)?;
             (agent.link.clone(), agent.state.next)
         };
-        if link.release(&self.run, next).await? {
-            return Ok(());
+        match link.release(&self.run, next).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) if is_another_system(&error) => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
         Err(Failure::new("cannot let go of the agent")
             .because("its run has not ended")
@@ -410,4 +417,18 @@ pub(super) fn no_agent() -> Failure {
         .because("it was never reached")
         .hint("run the same command again")
         .code("LF0302")
+}
+
+/// Whether what answers in the agent's place knows nothing of it.
+fn is_another_system(error: &LinkError) -> bool {
+    let own = [
+        Trouble::HostKeySwapped,
+        Trouble::HostKeyChanged,
+        Trouble::AuthRefused,
+    ];
+    match error {
+        LinkError::Gone(_) => true,
+        LinkError::Ssh(error) | LinkError::Lost { error, .. } => own.contains(&error.trouble),
+        _ => false,
+    }
 }

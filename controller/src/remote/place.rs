@@ -23,7 +23,7 @@ const FOLDERS: &str = "/run/landfall-bin /dev/shm/landfall-bin /tmp/landfall-bin
 /// Finds a folder that may execute files, and asks an agent that lies there who it is.
 ///
 /// A folder of somebody else's, or a link, is passed over: in `/tmp` anybody may have made it first. One that will not
-/// do does not stay.
+/// do does not stay. One where the agent lies already is taken though nothing more fits in: else two of them lie there.
 pub fn search(root: Root, hash: &BlobHash) -> Remote {
     let script = SEARCH
         .replace("@folders@", FOLDERS)
@@ -38,12 +38,16 @@ for d in @folders@; do
   [ -d "$d" ] || mkdir -p "$d" 2>/dev/null || continue
   [ ! -L "$d" ] && [ -O "$d" ] || continue
   chmod 700 "$d" 2>/dev/null || continue
+  if [ -x "$d/@name@" ] && a=$("$d/@name@" version 2>/dev/null); then
+    echo "folder $d"
+    echo "agent $a"
+    break
+  fi
   t=$d/.try.$$
   if echo "#!/bin/sh" 2>/dev/null >"$t" && chmod 700 "$t" && "$t" 2>/dev/null; then ok=1; else ok=0; fi
   rm -f "$t"
   if [ $ok = 1 ]; then
     echo "folder $d"
-    if [ -x "$d/@name@" ]; then echo "agent $("$d/@name@" version 2>/dev/null)"; fi
     break
   fi
   rmdir "$d" 2>/dev/null

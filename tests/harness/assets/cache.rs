@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::{
     host,
-    recipe::{AGENTS, Plan, RECIPES, Recipe},
+    recipe::{FOREIGN, Plan, RECIPES, Recipe},
 };
 
 /// Items are made two at a time: unpacking packages keeps one processor busy, and half of that is waiting.
@@ -35,6 +35,8 @@ const UNPOISONED: &str = "no lane panics while it holds the lock";
 #[derive(Debug)]
 pub(super) struct Cache {
     root: PathBuf,
+    /// Whether what no machine takes is wanted too.
+    foreign: bool,
 }
 
 /// What is done and what is being done.
@@ -48,16 +50,18 @@ struct Progress {
 }
 
 impl Cache {
-    pub(super) fn new(root: &Path) -> Self {
+    pub(super) fn new(root: &Path, foreign: bool) -> Self {
         Self {
             root: root.to_owned(),
+            foreign,
         }
     }
 
-    /// The recipes whose item does not exist.
+    /// The recipes that are wanted and whose item does not exist.
     pub(super) fn missing(&self, plan: &Plan) -> impl Iterator<Item = &'static Recipe> {
         RECIPES
             .iter()
+            .filter(|recipe| self.foreign || recipe.name != FOREIGN)
             .filter(|recipe| !plan.item(recipe.name).is_dir())
     }
 
@@ -206,7 +210,7 @@ impl Cache {
         for input in recipe.inputs {
             command.env(input.to_uppercase().replace('-', "_"), plan.item(input));
         }
-        if recipe.name == AGENTS {
+        if recipe.is_of_sources() {
             command
                 .env("REPOSITORY", repository)
                 .env("BUILD", self.root.join("build"));

@@ -12,8 +12,9 @@ use std::{
 use anyhow::{Context, Result};
 use blake3::Hasher;
 
-/// The one item that is made from the repository's sources.
+/// Items that are made from the repository's sources: the agent that the machines take, and the one that none does.
 pub(super) const AGENTS: &str = "agents";
+pub(super) const FOREIGN: &str = "agent-aarch64";
 
 /// What the agents are compiled from, in the repository.
 const AGENT_SOURCES: &[&str] = &["Cargo.toml", "Cargo.lock", "agent", "proto"];
@@ -29,11 +30,19 @@ pub(super) struct Recipe {
     files: &'static [&'static str],
 }
 
+impl Recipe {
+    /// Whether it takes the agent's sources.
+    pub(super) fn is_of_sources(&self) -> bool {
+        [AGENTS, FOREIGN].contains(&self.name)
+    }
+}
+
 /// Every recipe stands below those it takes from. The long ones come first where they can.
 pub(super) const RECIPES: &[Recipe] = &[
     recipe("workshop", &[], &["debian.sh"]),
     recipe("cross", &[], &[]),
-    recipe(AGENTS, &["cross"], &[]),
+    recipe(AGENTS, &["cross"], &["agent.sh"]),
+    recipe(FOREIGN, &["cross"], &["agent.sh"]),
     recipe("installer-root", &[], &["debian.sh"]),
     recipe("target-root", &[], &["debian.sh"]),
     recipe("kernel", &[], &["debian.sh"]),
@@ -92,7 +101,7 @@ impl Plan {
                 let hash: &blake3::Hash = &hashes[input];
                 feed(&mut hasher, hash.as_bytes());
             }
-            if recipe.name == AGENTS {
+            if recipe.is_of_sources() {
                 for source in AGENT_SOURCES {
                     hash_tree(&mut hasher, &repository.join(source))?;
                 }
@@ -158,7 +167,7 @@ mod tests {
         for recipe in RECIPES {
             fs::write(folder.join(format!("{}.sh", recipe.name)), recipe.name).unwrap();
         }
-        for shared in ["debian.sh", "Cargo.toml", "Cargo.lock"] {
+        for shared in ["agent.sh", "debian.sh", "Cargo.toml", "Cargo.lock"] {
             fs::write(folder.join(shared), shared).unwrap();
         }
         for tree in ["bare", "installer", "fixture", "agent", "proto"] {
@@ -190,7 +199,7 @@ mod tests {
         let bare = changed_by(|folder| fs::write(folder.join("bare/file"), "new").unwrap());
         assert_eq!(bare, ["bare"]);
         let source = changed_by(|folder| fs::write(folder.join("agent/new"), "new").unwrap());
-        assert_eq!(source, ["agents"]);
+        assert_eq!(source, ["agents", "agent-aarch64"]);
     }
 
     #[test]
@@ -205,7 +214,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .filter_map(|name| name.strip_suffix(".sh").map(str::to_owned))
-            .filter(|name| name != "debian")
+            .filter(|name| !["agent", "debian"].contains(&name.as_str()))
             .collect();
         let mut names: Vec<_> = RECIPES.iter().map(|recipe| recipe.name).collect();
         scripts.sort();

@@ -3,6 +3,8 @@
 //! Every check runs, whatever became of those before it; only a rig without its parts stops it.
 
 use std::{
+    io::{BufRead, BufReader},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -24,6 +26,10 @@ enum Outcome {
 const MACHINES: &str = "landfall-tests/machines";
 const SCENARIOS: &str = "landfall-tests/scenarios";
 const CUTS: &str = "landfall-tests/cuts";
+
+/// Lines and columns of a test's reason to fail that are shown once more at the end.
+const REASON: usize = 12;
+const WIDTH: usize = 400;
 
 /// Name, and what comes after `cargo`.
 const CHECKS: &[(&str, &[&str])] = &[
@@ -66,9 +72,14 @@ pub(super) fn what(all: bool, cuts: bool) -> &'static str {
 pub(super) fn verify(feature: &'static str) -> Result<ExitCode> {
     let start = Instant::now();
     let repository = repository();
-    Assets::prepare(&repository).context("preparing the rig")?;
+    let prepared = match feature {
+        MACHINES => Assets::prepare(&repository),
+        _ => Assets::prepare_all(&repository),
+    };
+    prepared.context("preparing the rig")?;
     let mut rows = vec![row("rig", &Outcome::Passed, start.elapsed())];
     let mut sound = true;
+    let mut why = Vec::new();
     for (name, arguments) in CHECKS {
         let wanted = |argument: &&'static str| match *argument {
             MACHINES => feature,
@@ -78,14 +89,9 @@ pub(super) fn verify(feature: &'static str) -> Result<ExitCode> {
         eprintln!("\n--- {name}: cargo {}", arguments.join(" "));
         let start = Instant::now();
         let outcome = if is_there(arguments[0]) {
-            let done = Command::new("cargo")
-                .args(&arguments)
-                .current_dir(&repository)
-                .status();
-            if done.context("starting cargo")?.success() {
-                Outcome::Passed
-            } else {
-                Outcome::Failed
+            match cargo(&arguments, &repository, &mut why)? {
+                true => Outcome::Passed,
+                false => Outcome::Failed,
             }
         } else {
             Outcome::Missing
@@ -94,6 +100,10 @@ pub(super) fn verify(feature: &'static str) -> Result<ExitCode> {
         rows.push(row(name, &outcome, start.elapsed()));
     }
     eprintln!();
+    // once more where it is seen: what a test said may be thousands of lines above
+    for line in why {
+        println!("{line}");
+    }
     for line in table::lines(&rows) {
         println!("{line}");
     }
@@ -107,6 +117,34 @@ pub(super) fn verify(feature: &'static str) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Runs cargo, shows what it says, and keeps of that why tests failed.
+fn cargo(arguments: &[&str], folder: &Path, why: &mut Vec<String>) -> Result<bool> {
+    let mut child = Command::new("cargo")
+        .args(arguments)
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting cargo")?;
+    let out = child.stdout.take().context("hearing cargo")?;
+    let mut about = 0;
+    for line in BufReader::new(out).split(b'\n') {
+        let line = line.context("hearing cargo")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        if line.contains("panicked at ") {
+            about = REASON;
+        }
+        if line.starts_with("stack backtrace:") || line.starts_with("note:") {
+            about = 0;
+        }
+        if about > 0 {
+            about -= 1;
+            why.push(line.chars().take(WIDTH).collect());
+        }
+    }
+    Ok(child.wait().context("waiting for cargo")?.success())
 }
 
 /// Whether this toolchain has the subcommand; a minimal one lacks fmt and clippy.

@@ -83,6 +83,9 @@ echo 0 > "$GROUP/tasks"
 
 hostname target
 ip link set lo up
+# what is under way when a connection is lost is what a modest link holds, however busy this host is
+echo '4096 65536 131072' > /proc/sys/net/ipv4/tcp_rmem
+echo '4096 16384 131072' > /proc/sys/net/ipv4/tcp_wmem
 cd "$root"
 pivot_root . var/old
 exec chroot . /bin/sh -euc '
