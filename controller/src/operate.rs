@@ -47,7 +47,7 @@ pub async fn install(request: Request, said: Option<Said>) -> Exit {
     for warning in request.warnings() {
         screen.warning(&warning);
     }
-    let (ended, log) = match begin(&request, said, &screen) {
+    match begin(&request, said, &screen) {
         Ok(begun) => {
             let log = begun.folder.events();
             // a recording that cannot be made is no reason not to install
@@ -56,12 +56,21 @@ pub async fn install(request: Request, said: Option<Said>) -> Exit {
             }
             // nor are words that cannot be kept
             let _ = file::write_private(&begun.folder.words(), bundle::words().as_bytes());
-            (go(request, &begun, &screen).await, Some(log))
+            let (ended, goes_on) = go(request, &begun, &screen).await;
+            // who is killed before the end is told has a run to take up, and finds it done
+            screen.end(&ended, Some(&log));
+            if !goes_on {
+                // keys that cannot be removed are of no use to anybody once the agent is gone
+                let _ = begun.state.end(&begun.run);
+            }
+            ended.exit
         }
-        Err(failure) => (Ended::failed(failure, &screen.trail()), None),
-    };
-    screen.end(&ended, log.as_deref());
-    ended.exit
+        Err(failure) => {
+            let ended = Ended::failed(failure, &screen.trail());
+            screen.end(&ended, None);
+            ended.exit
+        }
+    }
 }
 
 /// A run that can be told: its host is locked, and its folder is there.
@@ -124,9 +133,9 @@ fn nothing_open(host: &str) -> Failure {
 }
 
 /// Tells the story of a run, and decides whether it stays on record to be taken up again.
-async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
+async fn go(request: Request, begun: &Begun, screen: &Screen) -> (Ended, bool) {
     let pinned = begun.folder.has_pin();
-    let (ended, goes_on) = match set_up(request, begun, screen).await {
+    match set_up(request, begun, screen).await {
         Ok(set_up) => {
             let (ended, at_work) = drive(set_up, screen).await;
             // disks half done keep their run on record, and so does a machine that was seen once and is not now
@@ -141,12 +150,7 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> Ended {
         }
         // what fails on this side says nothing about a run that an earlier command began
         Err(failure) => (Ended::failed(failure, &screen.trail()), begun.taken_up),
-    };
-    if !goes_on {
-        // keys that cannot be removed are of no use to anybody once the agent is gone
-        let _ = begun.state.end(&begun.run);
     }
-    ended
 }
 
 /// Tells how it ended, and whether an agent may be at work on the run still.

@@ -236,8 +236,9 @@ impl Stage<'_> {
             })?;
         }
         let records = records(&out)?;
-        // who was killed after the last word had ended
-        let ended = match (killed, is_over(&records)) {
+        // who is killed after the last word has ended
+        let is_done = records.last().is_some_and(|last| last["exit"] == 0);
+        let ended = match (killed, is_done) {
             (Some(_), true) => Ok(Some(0)),
             _ => ended,
         };

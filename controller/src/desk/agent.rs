@@ -278,6 +278,19 @@ impl Desk {
         .await
     }
 
+    /// Whether a step of the agent's is over, by all that it has told until now.
+    pub async fn is_over(&self, step: &str, cx: &Context) -> Result<bool, Failure> {
+        let events = self.link().await?.confirm().await?.events;
+        let over = |state: &RunState| {
+            let step = state.step(step);
+            step.is_some_and(|step| matches!(step.status, Status::Finished(_)))
+        };
+        self.follow_until(cx, |state| over(state) || state.next >= events)
+            .await?;
+        let agent = self.agent.lock().await;
+        Ok(agent.as_ref().is_some_and(|agent| over(&agent.state)))
+    }
+
     /// Whether the agent has all that it takes to boot the installer, and nothing has kept it from doing so.
     pub async fn is_leaving(&self) -> Result<bool, Failure> {
         let link = self.link().await?;

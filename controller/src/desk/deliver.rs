@@ -60,9 +60,7 @@ impl Desk {
 
     /// Returns the number of the agent's process that answers now.
     async fn agent_process(&self) -> Result<u64, Failure> {
-        let link = self.link().await?;
-        link.confirm().await?;
-        Ok(link.hello().await?.process)
+        Ok(self.link().await?.confirm().await?.process)
     }
 
     async fn try_to_send(&self, path: &Path, blob: &Blob, cx: &Context) -> Result<(), Failure> {

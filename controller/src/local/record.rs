@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsString,
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     file::{self, cannot},
+    records::Records,
     state::{self, OpenRun, RunFolder},
 };
 
@@ -46,15 +46,14 @@ impl Record {
     }
 
     fn of_in(base: &Path, host: &str) -> Result<Option<Self>, Failure> {
-        let folder = state::folder_of(base, host);
-        let open = state::open_run(&folder)?;
-        let runs = folder.join("runs");
+        let records = Records::of_in(base, host);
+        let open = records.open()?;
         let run = match &open {
             Some(open) => Some(open.run.clone()),
-            None => newest(&runs),
+            None => records.last_written(),
         };
         let Some(run) = run else { return Ok(None) };
-        let of_run = RunFolder::passing(runs.join(run.as_str()));
+        let of_run = records.run(&run);
         let (header, events) = journal(&of_run.journal())?;
         let began = match (&open, header) {
             (Some(open), _) => open.began,
@@ -69,19 +68,6 @@ impl Record {
             events,
         }))
     }
-}
-
-/// Returns the run that was written to last.
-fn newest(runs: &Path) -> Option<RunId> {
-    let entries = fs::read_dir(runs).into_iter().flatten().flatten();
-    let dated = entries.filter_map(|entry| {
-        let written = fs::metadata(entry.path().join("journal.jsonl")).ok()?;
-        let run = RunId::try_from(entry.file_name().into_string().ok()?).ok()?;
-        Some((written.modified().ok()?, run))
-    });
-    dated
-        .max_by_key(|(written, _)| *written)
-        .map(|(_, run)| run)
 }
 
 /// Reads the whole lines of a journal that somebody may be writing to.
@@ -128,6 +114,8 @@ impl Said {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::{super::state::State, *};
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is remembered about a host, for those who only look: takes no lock, and changes nothing that others rely on.
+//! The runs that are remembered of a host, for those who only look: takes no lock, and changes nothing that others rely on.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use landfall_proto::{failure::Failure, order::RunId};
 
 use super::{
     bundle, file,
-    state::{OpenRun, RunFolder, base, folder_of},
+    state::{self, OpenRun, RunFolder, base, folder_of},
 };
 
 /// What is remembered about one host.
@@ -25,7 +25,7 @@ impl Records {
         Ok(Self::of_in(&base()?, host))
     }
 
-    fn of_in(base: &Path, host: &str) -> Self {
+    pub(super) fn of_in(base: &Path, host: &str) -> Self {
         Self {
             folder: folder_of(base, host),
         }
@@ -33,11 +33,33 @@ impl Records {
 
     /// Returns the run that is open, else the one that something was last written down of.
     pub fn newest(&self) -> Option<(RunId, RunFolder)> {
-        let open = fs::read(self.folder.join("run.json")).ok();
-        let open = open.and_then(|bytes| serde_json::from_slice::<OpenRun>(&bytes).ok());
+        let open = self.open().ok().flatten();
         let id = open.map(|open| open.run).or_else(|| self.last_written())?;
-        let folder = RunFolder::passing(self.runs().join(id.as_str()));
+        let folder = self.run(&id);
         Some((id, folder))
+    }
+
+    /// Returns the run that is open.
+    pub(super) fn open(&self) -> Result<Option<OpenRun>, Failure> {
+        state::open_run(&self.folder)
+    }
+
+    /// Returns where a run is remembered.
+    pub(super) fn run(&self, id: &RunId) -> RunFolder {
+        RunFolder::passing(self.runs().join(id.as_str()))
+    }
+
+    /// Returns the run that was written to last.
+    pub(super) fn last_written(&self) -> Option<RunId> {
+        let entries = fs::read_dir(self.runs()).into_iter().flatten().flatten();
+        let dated = entries.filter_map(|entry| {
+            let id = RunId::try_from(entry.file_name().into_string().ok()?).ok()?;
+            let journal = fs::metadata(self.run(&id).journal());
+            let written = journal.and_then(|meta| meta.modified());
+            Some((written.unwrap_or(SystemTime::UNIX_EPOCH), id))
+        });
+        let newest = dated.max_by_key(|(written, _)| *written);
+        newest.map(|(_, id)| id)
     }
 
     /// Returns where a bundle is to lie that is made now, about this run or about none. Makes the folder.
@@ -60,18 +82,6 @@ impl Records {
 
     fn runs(&self) -> PathBuf {
         self.folder.join("runs")
-    }
-
-    fn last_written(&self) -> Option<RunId> {
-        let entries = fs::read_dir(self.runs()).into_iter().flatten().flatten();
-        let runs = entries.filter_map(|entry| {
-            let id = RunId::try_from(entry.file_name().into_string().ok()?).ok()?;
-            let journal = fs::metadata(RunFolder::passing(entry.path()).journal());
-            let written = journal.and_then(|meta| meta.modified());
-            Some((written.unwrap_or(SystemTime::UNIX_EPOCH), id))
-        });
-        let newest = runs.max_by_key(|(written, _)| *written);
-        newest.map(|(_, id)| id)
     }
 }
 

@@ -150,7 +150,7 @@ impl Link {
     /// Becomes the one that drives the machine. Whoever did so before is told, and can do nothing there any more.
     pub async fn take(&self) -> Result<(), LinkError> {
         self.inner.drives.store(true, Ordering::Relaxed);
-        self.confirm().await
+        self.confirm().await.map(drop)
     }
 
     /// Returns the link as a reader sees it, now and whenever it changes.
@@ -302,15 +302,14 @@ impl Link {
             .await;
     }
 
-    /// Makes sure that the agent answers, on a new connection if it must be.
-    pub async fn confirm(&self) -> Result<(), LinkError> {
+    /// Makes sure that the agent answers, on a new connection if it must be; returns how it is now.
+    pub async fn confirm(&self) -> Result<v1::HelloReply, LinkError> {
         let request = channel::introduction(self.caller());
         self.call(CALL, |mut client: Client| {
             let request = request.clone();
             async move { client.hello(request).await }
         })
         .await
-        .map(drop)
     }
 
     fn caller(&self) -> Caller {
