@@ -29,8 +29,8 @@ const OLD_SYSTEM: &str =
 
 #[test]
 #[cfg_attr(
-    not(feature = "cuts"),
-    ignore = "starts a machine; `cargo verify --cuts` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn machine_goes_back_when_nobody_comes() {
     let job = Job::new();

@@ -99,11 +99,11 @@ async fn install(
 
     // a script that only creates what is missing may leave nothing mounted, and need not when nothing is installed
     if install.disko.is_some() || install.system.is_some() {
-        let mounts = run.step(&Mount { machine, formatted }).await?;
-        // from here on a power cut does not take it away
+        // a power cut does not take it away any more when it is told that the disks are mounted
         if let Some(place) = machine.place_on_target().await {
             run.keep_copy(&place);
         }
+        let mounts = run.step(&Mount { machine, formatted }).await?;
         if let Some(system) = &install.system {
             let toplevel = &system.toplevel;
             run.step(&Copy {

@@ -26,8 +26,8 @@ done
 
 #[test]
 #[cfg_attr(
-    not(feature = "cuts"),
-    ignore = "starts a machine; `cargo verify --cuts` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn agent_killed_in_every_step_goes_on_and_never_formats_twice_unasked() {
     let site = Site::new(Spec {
@@ -78,7 +78,8 @@ fn agent_killed_in_every_step_goes_on_and_never_formats_twice_unasked() {
     assert_eq!(told.code, Some(0), "{}", told.stderr);
     assert_eq!(told.state(), Some("verified"));
     assert_eq!(told.begun("/format"), 1, "one format for one consent");
-    for step in ["/copy", "/install", "/seal"] {
+    // the seal may be over before the killer has seen it begin: then it is the reboot that is taken up
+    for step in ["/copy", "/install"] {
         assert!(told.begun(step) > 1, "nobody was killed in {step}");
     }
     let status = site.machine.status().unwrap();

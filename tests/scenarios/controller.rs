@@ -23,8 +23,8 @@ const PHASES: [&str; 9] = [
 
 #[test]
 #[cfg_attr(
-    not(feature = "cuts"),
-    ignore = "starts a machine; `cargo verify --cuts` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn controller_killed_in_every_phase_is_followed_by_the_same_command() {
     // the keys of the tunnel hold however wrong the clock is

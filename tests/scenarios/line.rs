@@ -31,8 +31,8 @@ const MOVED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 #[test]
 #[cfg_attr(
-    not(feature = "cuts"),
-    ignore = "starts a machine; `cargo verify --cuts` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn one_command_installs_over_a_line_that_is_cut_at_every_stage() {
     let site = Site::new(Spec::of(Boot::Target));

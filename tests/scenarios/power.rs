@@ -11,8 +11,8 @@ use super::{BOOTS, LONG, Site};
 
 #[test]
 #[cfg_attr(
-    not(feature = "cuts"),
-    ignore = "starts a machine; `cargo verify --cuts` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn power_cut_anywhere_is_followed_by_the_same_command() {
     let site = Site::new(Spec {

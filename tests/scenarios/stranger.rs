@@ -20,8 +20,8 @@ const OTHER_KEY: &str =
 
 #[test]
 #[cfg_attr(
-    not(feature = "cuts"),
-    ignore = "starts a machine; `cargo verify --cuts` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn machine_that_is_not_the_installer_that_was_booted_is_not_worked_on() {
     let site = Site::new(Spec::of(Boot::Target));
@@ -29,7 +29,7 @@ fn machine_that_is_not_the_installer_that_was_booted_is_not_worked_on() {
     let boot = site.said("cat /proc/sys/kernel/random/boot_id");
 
     // the old system is still there
-    let told = images.kexec(&images.boasting(), &["--boot-timeout", "30s"]);
+    let told = images.kexec(&images.boasting(), &["--boot-timeout", "60s"]);
     assert_eq!(told.code, Some(1), "{}", told.stderr);
     let last = "caused by: the last try: the old system still answers";
     assert!(told.stderr.contains(last), "{}", told.stderr);

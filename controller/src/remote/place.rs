@@ -50,6 +50,8 @@ for d in @folders@; do
     echo "folder $d"
     break
   fi
+  # nor does what an earlier command left half sent there
+  rm -f "$d/@name@" "$d/@name@".part*
   rmdir "$d" 2>/dev/null
 done
 echo landfall-place-end

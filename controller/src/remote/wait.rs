@@ -61,8 +61,10 @@ pub async fn for_boot(
 ) -> Result<Machine, Failure> {
     let began = Instant::now();
     let mut refused_since = None;
+    let mut last = None;
     loop {
-        let (ssh, result) = try_ways(ways, deadline.saturating_sub(began.elapsed())).await;
+        let left = deadline.saturating_sub(began.elapsed());
+        let (ssh, result) = try_ways(ways, left).await;
         let what = match result {
             Ok(output) => match probe::read(&output.stdout) {
                 None => Seen::NoAnswer,
@@ -89,8 +91,12 @@ pub async fn for_boot(
         let elapsed = began.elapsed();
         seen(&what, elapsed);
         if elapsed + PAUSE >= deadline {
-            return Err(late(ssh, deadline, &what));
+            // a try that the deadline cut short says less than the one before it
+            let cut_short = left < TRY && matches!(what, Seen::Trouble(Trouble::TimedOut));
+            let last = last.filter(|_| cut_short).unwrap_or(what);
+            return Err(late(ssh, deadline, &last));
         }
+        last = Some(what);
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -95,12 +95,9 @@ enum Command {
     Demo(demo::Options),
     /// Check everything: format, lints, tests, the main job on real machines
     Verify {
-        /// Play every scenario too: layouts of disks, logins, phases one by one
+        /// Play every scenario too: layouts of disks, logins, phases one by one, and every cut
         #[arg(long)]
         all: bool,
-        /// And what a cut costs: line, programs and power are cut at every stage of an installation
-        #[arg(long)]
-        cuts: bool,
     },
     /// Keep a machine: what `up` leaves running
     #[command(hide = true)]
@@ -179,7 +176,7 @@ impl Cli {
                 machines::link(&name, bend.change(), output.json)?;
             }
             Command::Demo(options) => return demo::demo(&options),
-            Command::Verify { all, cuts } => return verify::verify(verify::what(all, cuts)),
+            Command::Verify { all } => return verify::verify(all),
             Command::Keep { name } => machine::run_keeper(&registry::folder(&name)?)?,
         }
         Ok(ExitCode::SUCCESS)

@@ -21,11 +21,9 @@ enum Outcome {
     Missing,
 }
 
-/// Features of this crate that turn on tests with machines: the main job and what may befall it, every scenario, and what
-/// is cut in them.
+/// Features of this crate that turn on tests with machines: the main job and what may befall it, and every scenario.
 const MACHINES: &str = "landfall-tests/machines";
 const SCENARIOS: &str = "landfall-tests/scenarios";
-const CUTS: &str = "landfall-tests/cuts";
 
 /// Lines and columns of a test's reason to fail that are shown once more at the end.
 const REASON: usize = 12;
@@ -59,22 +57,13 @@ const CHECKS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Returns the feature for what is asked for; each has all of those before it.
-pub(super) fn what(all: bool, cuts: bool) -> &'static str {
-    match (all, cuts) {
-        (_, true) => CUTS,
-        (true, false) => SCENARIOS,
-        (false, false) => MACHINES,
-    }
-}
-
-/// Checks everything, with the machines of this feature.
-pub(super) fn verify(feature: &'static str) -> Result<ExitCode> {
+/// Checks everything: with the main job, or with `all` scenarios.
+pub(super) fn verify(all: bool) -> Result<ExitCode> {
     let start = Instant::now();
     let repository = repository();
-    let prepared = match feature {
-        MACHINES => Assets::prepare(&repository),
-        _ => Assets::prepare_all(&repository),
+    let (feature, prepared) = match all {
+        false => (MACHINES, Assets::prepare(&repository)),
+        true => (SCENARIOS, Assets::prepare_all(&repository)),
     };
     prepared.context("preparing the rig")?;
     let mut rows = vec![row("rig", &Outcome::Passed, start.elapsed())];

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -53,6 +54,13 @@ impl LoopDisk {
             ensure!(copied.success(), "cannot copy {}", self.file.display());
             Ok((written()? == before).then_some(()))
         })
+    }
+
+    /// Whether its file holds nothing but zeros, as it did when it was made; a copy does where nothing was written.
+    pub fn is_blank(&self) -> Result<bool> {
+        let meta = fs::metadata(&self.file);
+        let meta = meta.with_context(|| format!("looking at {}", self.file.display()))?;
+        Ok(meta.blocks() == 0)
     }
 
     /// Becomes a disk with this file behind it; the file before is removed.

@@ -207,6 +207,16 @@ impl Target {
         Ok(())
     }
 
+    /// Whether nothing has ever been written to its disks, as far as a power cut has left anything of it.
+    pub fn is_blank(&self) -> Result<bool> {
+        for disk in &self.disks {
+            if !disk.is_blank()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether it has power.
     #[must_use]
     pub fn has_power(&self) -> bool {
