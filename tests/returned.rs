@@ -51,9 +51,9 @@ fn machine_goes_back_when_nobody_comes() {
     boots.push(job.boot_id());
 
     // an agent has come, however slowly a machine boots here, and takes the place of the timer
-    let said = job.kexec("4m");
+    let said = job.kexec("3m");
     let stands =
-        "left alone with unchanged disks, the machine boots its old system again after 4 min";
+        "left alone with unchanged disks, the machine boots its old system again after 3 min";
     assert!(said.contains(stands), "{said}");
     boots.push(job.boot_id());
     let timer = "systemctl show -P ActiveState landfall-return.timer";

@@ -117,7 +117,7 @@ impl Session {
                     .code("LF0901")
             })?;
             // what it waits for may have been brought before the crash
-            let begun = session.begin(order, session.machine.supplied())?;
+            let begun = session.begin(order, true, session.machine.supplied())?;
             *session.current() = Some(begun);
             if session.machine.is_let_go() {
                 session.go_alone();
@@ -196,7 +196,7 @@ impl Session {
         if let (Some(refusal), Job::Install(_)) = (refusal, &order.job) {
             return Err(refusal);
         }
-        *current = Some(self.begin(order, HashSet::new())?);
+        *current = Some(self.begin(order, false, HashSet::new())?);
         Ok(Known::Started)
     }
 
@@ -379,7 +379,9 @@ impl Session {
     }
 
     /// Makes the journal of a run, or opens it, and tells its story from there on; these inputs are there already.
-    fn begin(&self, order: Order, inputs: HashSet<Input>) -> Result<Current, Failure> {
+    ///
+    /// `same` says that the order is that of the agent before this one.
+    fn begin(&self, order: Order, same: bool, inputs: HashSet<Input>) -> Result<Current, Failure> {
         let wire = wire::order_to_wire(&order);
         let part = match order.job {
             Job::Kexec(_) => "kexec",
@@ -414,9 +416,11 @@ impl Session {
         );
         tokio::spawn(async move {
             // how it ended is on the board
-            let _ = story::tell(run, &told, &machine, &arrivals).await;
+            let ended = story::tell(run, &told, same, &machine, &arrivals).await;
+            let reboots = matches!(&told.job, Job::Install(install) if install.reboot);
             // an agent that comes after a crash has to know the end that it is to act on
-            if !machine.is_let_go() {
+            let is_acted_on = machine.is_let_go() || (reboots && ended.is_ok());
+            if !is_acted_on {
                 machine.close_order();
             }
         });
@@ -576,6 +580,26 @@ mod tests {
         assert!(!rebooted());
         assert!(session.release(state.next));
         while !rebooted() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn agent_that_comes_after_the_seal_reboots_once_it_is_released() {
+        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+        let mut order = order(&[]);
+        if let Job::Install(install) = &mut order.job {
+            install.reboot = true;
+        }
+        let session = Session::open(stage.machine()).unwrap();
+        session.start(order).unwrap();
+        assert_eq!(ended(&session).await.end, Some(End::Finished));
+        drop(session);
+        let next = Session::open(stage.machine()).unwrap();
+        let state = ended(&next).await;
+        assert_eq!(state.end, Some(End::Finished));
+        assert!(next.release(state.next));
+        while !stage.asked().contains(&"reboot".to_owned()) {
             tokio::task::yield_now().await;
         }
     }

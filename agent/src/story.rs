@@ -22,17 +22,19 @@ use crate::{
     },
 };
 
-/// Tells the story of an order from wherever its journal ends.
+/// Tells the story of an order from wherever its journal ends. `same` says that an earlier agent told the very same one.
 pub(crate) async fn tell(
     mut run: Run<impl Store>,
     order: &Order,
+    same: bool,
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
 ) -> Result<(), Failure> {
     match &order.job {
         Job::Kexec(kexec) => leave(&mut run, order, kexec, machine, deliveries).await?,
         Job::Install(install) => {
-            self::install(&mut run, order, install, machine, deliveries).await?;
+            let sealed = same && was_begun(&run, "seal");
+            self::install(&mut run, order, install, sealed, machine, deliveries).await?;
         }
     }
     run.finish()
@@ -67,10 +69,14 @@ async fn leave(
 }
 
 /// Installs from the installer: the parts that were ordered.
+///
+/// Where an earlier agent had begun to seal the disks, all that comes before was done, and there is nothing mounted any more
+/// in which it could be looked at.
 async fn install(
     run: &mut Run<impl Store>,
     order: &Order,
     install: &order::Install,
+    sealed: bool,
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
 ) -> Result<(), Failure> {
@@ -97,8 +103,14 @@ async fn install(
         .as_ref()
         .map(|(formatted, mode)| (formatted, *mode));
 
+    if sealed {
+        for step in order.plan() {
+            if ["mount", "copy", "files", "install"].contains(&step) {
+                run.skip(step, "it was done before the disks were sealed")?;
+            }
+        }
     // a script that only creates what is missing may leave nothing mounted, and need not when nothing is installed
-    if install.disko.is_some() || install.system.is_some() {
+    } else if install.disko.is_some() || install.system.is_some() {
         // a power cut does not take it away any more when it is told that the disks are mounted
         if let Some(place) = machine.place_on_target().await {
             run.keep_copy(&place);
@@ -147,6 +159,12 @@ async fn install(
         .await?;
     }
     Ok(())
+}
+
+/// Whether a step was begun, by this process or an earlier one.
+fn was_begun(run: &Run<impl Store>, step: &str) -> bool {
+    let state = run.board().state();
+    state.step(step).is_some_and(|step| step.attempt > 0)
 }
 
 /// Whether a step was finished, by this process or an earlier one.

@@ -181,15 +181,16 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> (Ended, boo
         _ => None,
     };
     // an agent out of reach goes on by itself, and one of somebody else's is theirs
+    let ordered = desk.has_ordered().await;
     let at_work = if matches!(contact, Contact::Lost | Contact::Foreign | Contact::Taken) {
         desk.hang_up().await;
-        false
+        ordered && matches!(contact, Contact::Lost)
     } else {
         tokio::select! {
             at_work = desk.leave() => at_work,
             () = stopped() => {
                 screen.note("the agent may still be on the machine");
-                false
+                ordered
             }
         }
     };

@@ -390,3 +390,33 @@ fn history_does_not_grow_with_the_output() {
     );
     assert_eq!(history.cursor(), (0, 30_000));
 }
+
+#[test]
+fn what_ended_a_run_is_no_failure_of_it_once_it_is_taken_up() {
+    let mut state = RunState::default();
+    let failure = Failure::new("cannot copy");
+    let kinds = [
+        Kind::RunStarted {
+            steps: vec!["copy".to_owned()],
+        },
+        Kind::StepStarted { attempt: 1 },
+        Kind::StepFailed {
+            failure: failure.clone(),
+        },
+        Kind::RunFailed,
+    ];
+    let event = |state: &RunState, kind: Kind| Event {
+        index: state.next,
+        light: None,
+        at_ms: 7,
+        step: Some("copy".to_owned()),
+        kind,
+    };
+    for kind in kinds {
+        state.apply(&event(&state, kind)).unwrap();
+    }
+    assert_eq!(state.failure(), Some(&failure));
+    state.apply(&event(&state, Kind::Resumed)).unwrap();
+    assert_eq!((state.failure(), state.end.as_ref()), (None, None));
+    assert_eq!(state.steps[0].attempt, 1);
+}

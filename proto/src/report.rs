@@ -143,6 +143,12 @@ impl RunState {
         }
         if event.kind == Kind::Resumed {
             self.end = None;
+            // what ended the attempt before does not end this one
+            for step in &mut self.steps {
+                if matches!(step.status, Status::Failed(_)) {
+                    step.status = Status::Waiting;
+                }
+            }
             return Ok(());
         }
         if self.end.is_some() {

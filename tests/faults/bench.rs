@@ -223,6 +223,19 @@ impl Bench {
         Ok(found)
     }
 
+    /// What disko's script told of itself, at a place that is not on its disks.
+    pub(crate) fn witness(&self) -> String {
+        fs::read_to_string(self.target.path("/var/witness/disks")).unwrap_or_default()
+    }
+
+    /// How often it has begun to format.
+    pub(crate) fn formats_begun(&self) -> usize {
+        let text = self.witness();
+        text.lines()
+            .filter(|line| line.starts_with("begin disko "))
+            .count()
+    }
+
     /// Whether the new system's disk is mounted.
     pub(crate) fn is_mounted(&self) -> Result<bool> {
         Ok(self.target.has_power()

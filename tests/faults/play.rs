@@ -69,8 +69,8 @@ pub(crate) struct Played {
     pub(crate) happened: Vec<Fault>,
     /// When the agent was killed: seconds since this host was booted.
     pub(crate) kills: Vec<f64>,
-    /// Power cuts before anything had reached the disks.
-    pub(crate) blank: usize,
+    /// Formats that were begun before a power cut, and of which nothing had reached the disks then.
+    pub(crate) undone: usize,
     /// Bytes that were delivered to the target and from it.
     pub(crate) passed: [u64; 2],
     pub(crate) took: Duration,
@@ -109,7 +109,7 @@ struct Stage<'a> {
     /// Whether the power was cut after the copy was told to have begun.
     bereft: bool,
     kills: Vec<f64>,
-    blank: usize,
+    undone: usize,
     pried: Instant,
     exposed: BTreeSet<String>,
     sprung: mpsc::Receiver<Fault>,
@@ -133,7 +133,7 @@ pub(crate) fn play(
         steps: HashMap::new(),
         bereft: false,
         kills: Vec::new(),
-        blank: 0,
+        undone: 0,
         pried: Instant::now(),
         exposed: BTreeSet::new(),
         sprung,
@@ -167,7 +167,7 @@ pub(crate) fn play(
         passed: [Direction::Up, Direction::Down].map(|direction| gauge.passed(direction)),
         happened: stage.happened,
         kills: stage.kills,
-        blank: stage.blank,
+        undone: stage.undone,
         took: stage.begun.elapsed(),
         logs: logs.to_owned(),
         exposed: stage.exposed.into_iter().collect(),
@@ -347,8 +347,11 @@ impl Stage<'_> {
             Kind::Power => {
                 self.make_room_for_good()?;
                 self.bereft = self.steps.contains_key("copy");
+                let begun = self.bench.formats_begun();
                 self.bench.power_off()?;
-                self.blank += usize::from(self.bench.target.is_blank()?);
+                if self.bench.target.is_blank()? {
+                    self.undone = begun;
+                }
                 Ok(Struck::Lasts)
             }
             _ => {

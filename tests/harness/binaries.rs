@@ -10,26 +10,22 @@ use std::{
 /// Returns the path of `landfall`, built when it is first asked for.
 pub fn controller() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("landfall", &[]))
+    BUILT.get_or_init(|| build("landfall", &["--workspace"]))
 }
 
 /// Returns the path of `landfall` as it is handed out, built when it is first asked for.
 pub fn released_controller() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("landfall", &["--release"]))
+    BUILT.get_or_init(|| build("landfall", &["--package", "landfall", "--release"]))
 }
 
-/// Builds a package's program of the same name and returns where cargo says it is.
-fn build(package: &str, profile: &[&str]) -> PathBuf {
+/// Builds a program of some packages and returns where cargo says it is.
+///
+/// What is built with the whole workspace is there already when a test asks for it.
+fn build(program: &str, packages: &[&str]) -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--quiet",
-        "--message-format=json",
-        "--package",
-        package,
-    ]);
-    cargo.args(["--bin", package]).args(profile);
+    cargo.args(["build", "--quiet", "--message-format=json"]);
+    cargo.args(["--bin", program]).args(packages);
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
     let output = cargo.output().expect("cargo starts");
     let text = String::from_utf8_lossy(&output.stdout);
@@ -41,6 +37,6 @@ fn build(package: &str, profile: &[&str]) -> PathBuf {
         .next_back();
     let said = String::from_utf8_lossy(&output.stderr);
     executable
-        .unwrap_or_else(|| panic!("cargo does not build {package}:\n{said}\n{text}"))
+        .unwrap_or_else(|| panic!("cargo does not build {program}:\n{said}\n{text}"))
         .into()
 }

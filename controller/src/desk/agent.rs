@@ -79,6 +79,8 @@ pub(super) struct Agent {
     pub(super) installs: bool,
     /// Whether the order was new to it, and nothing that it waits for has been brought since.
     pub(super) unfed: bool,
+    /// Whether the order was new to it when this command gave it.
+    began: bool,
     _lane: AbortOnDropHandle<()>,
     _view: AbortOnDropHandle<()>,
 }
@@ -251,6 +253,7 @@ impl Desk {
                 Started::Now => {
                     if let Some(agent) = self.agent.lock().await.as_mut() {
                         agent.unfed = true;
+                        agent.began = true;
                     }
                     return Ok(());
                 }
@@ -278,8 +281,19 @@ impl Desk {
         .await
     }
 
-    /// Whether a step of the agent's is over, by all that it has told until now.
+    /// Whether a step of the agent's was over before this command gave its order, or is over by now.
+    ///
+    /// What was done for another order may have to be done again, and counts for nothing.
     pub async fn is_over(&self, step: &str, cx: &Context) -> Result<bool, Failure> {
+        if self
+            .agent
+            .lock()
+            .await
+            .as_ref()
+            .is_some_and(|agent| agent.began)
+        {
+            return Ok(false);
+        }
         let events = self.link().await?.confirm().await?.events;
         let over = |state: &RunState| {
             let step = state.step(step);
@@ -347,8 +361,9 @@ impl Desk {
     /// Tells the agent that the end of its run was seen, so that it may act on it.
     ///
     /// Its answer may be lost, and then what it has booted is met in its place: the installed system, with its own keys
-    /// and without an agent. Whoever looks at that system later finds out whether it is the right one.
-    pub async fn release(&self) -> Result<(), Failure> {
+    /// and without an agent. Whoever looks at that system later finds out whether it is the right one. A machine that is in
+    /// its old boot still has not heard it.
+    pub async fn release(&self, old_boot: &str) -> Result<(), Failure> {
         let (link, next) = {
             let agent = self.agent.lock().await;
             let agent = agent.as_ref().ok_or_else(no_agent)?;
@@ -357,7 +372,9 @@ impl Desk {
         match link.release(&self.run, next).await {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(error) if is_another_system(&error) => return Ok(()),
+            Err(error) if is_another_system(&error) && !is_at(link.way().0, old_boot).await => {
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         }
         Err(Failure::new("cannot let go of the agent")
@@ -393,6 +410,7 @@ impl Desk {
             ordered: false,
             installs: false,
             unfed: false,
+            began: false,
             _lane: AbortOnDropHandle::new(lane),
             _view: AbortOnDropHandle::new(forward),
         }
@@ -444,4 +462,10 @@ fn is_another_system(error: &LinkError) -> bool {
         LinkError::Ssh(error) | LinkError::Lost { error, .. } => own.contains(&error.trouble),
         _ => false,
     }
+}
+
+/// Whether a machine can be asked, and is in this boot.
+async fn is_at(ssh: &Ssh, boot: &str) -> bool {
+    let seen = upload::probe(ssh).await;
+    seen.is_ok_and(|machine| machine.boot_id == boot)
 }

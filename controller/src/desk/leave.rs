@@ -19,12 +19,19 @@ impl Desk {
         *self.agent.lock().await = None;
     }
 
+    /// Whether an agent was given an order by this command.
+    pub async fn has_ordered(&self) -> bool {
+        let agent = self.agent.lock().await;
+        agent.as_ref().is_some_and(|agent| agent.ordered)
+    }
+
     /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
     ///
     /// A run that is under way there is stopped first, unless it is at work on the disks: nobody would feed it any more.
     ///
     /// Returns whether one stays that may be at work on this run, which is not to be forgotten then.
     pub async fn leave(&self) -> bool {
+        let ordered = self.has_ordered().await;
         let left = async {
             let agent = self.agent.lock().await.take();
             match (agent, self.landing.lock().await.take()) {
@@ -39,7 +46,7 @@ impl Desk {
         tokio::time::timeout(LEAVE, left).await.unwrap_or_else(|_| {
             self.screen
                 .note("the agent stays on the machine, since the link is gone");
-            true
+            ordered
         })
     }
 
@@ -53,7 +60,9 @@ impl Desk {
         let begun = |name| state.step(name).is_some_and(|step| step.attempt > 0);
         let waits = agent.unfed && !begun("format");
         if agent.installs && state.end.is_none() && !waits {
-            // half a format helps nobody: it finishes what it has the inputs for, and the same command takes it up
+            // half a format helps nobody: it finishes what it has the inputs for, and the same command takes it up,
+            // and what it has begun meanwhile is not known here
+            self.screen.missed_some();
             return true;
         }
         let mut missed = false;

@@ -33,15 +33,15 @@ impl Step for Install<'_> {
         // the order is whole: where disko was done before, the run is there already
         self.desk.order(self.prepared.job()).await?;
         self.desk.follow(&["mount"], cx).await?;
-        // what was brought for an earlier command is not looked for in a store that may be sealed by now
-        let brought = self.desk.is_over("copy", cx).await?;
-        let system = self.prepared.system.as_ref();
-        if let Some(system) = system.filter(|_| !brought) {
-            let socket = self.desk.store(StoreRoot::Target).await?;
-            let origin = &self.prepared.system_origin;
-            self.desk
-                .bring(&system.toplevel, origin, &socket, cx)
-                .await?;
+        if let Some(system) = &self.prepared.system {
+            // what was copied for an earlier command is not looked for in a store that may be sealed by now
+            if !self.desk.is_over("copy", cx).await? {
+                let socket = self.desk.store(StoreRoot::Target).await?;
+                let origin = &self.prepared.system_origin;
+                self.desk
+                    .bring(&system.toplevel, origin, &socket, cx)
+                    .await?;
+            }
             if let Some(archive) = &self.prepared.archive {
                 let path = archive.path.clone();
                 self.desk.send(path, &archive.blob, cx).await?;

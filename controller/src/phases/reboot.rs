@@ -31,7 +31,7 @@ impl Step for Reboot<'_> {
         self.desk.follow(&["seal", "reboot"], cx).await?;
         // the agent reboots only once it knows that its last word was heard
         self.desk.follow_to_the_end(cx).await?;
-        self.desk.release().await?;
+        self.desk.release(&self.machine.boot_id).await?;
         self.desk.hang_up().await;
         Ok(Done::new(()))
     }

@@ -23,7 +23,8 @@ const FOLDERS: &str = "/run/landfall-bin /dev/shm/landfall-bin /tmp/landfall-bin
 /// Finds a folder that may execute files, and asks an agent that lies there who it is.
 ///
 /// A folder of somebody else's, or a link, is passed over: in `/tmp` anybody may have made it first. One that will not
-/// do does not stay. One where the agent lies already is taken though nothing more fits in: else two of them lie there.
+/// do does not stay. One where the agent lies already is taken before all others, and though nothing more fits in: else
+/// two of them lie there.
 pub fn search(root: Root, hash: &BlobHash) -> Remote {
     let script = SEARCH
         .replace("@folders@", FOLDERS)
@@ -34,25 +35,30 @@ pub fn search(root: Root, hash: &BlobHash) -> Remote {
 const SEARCH: &str = r##"
 umask 077
 echo landfall-place-1
+own() { [ ! -L "$1" ] && [ -O "$1" ] && chmod 700 "$1" 2>/dev/null; }
+there=
 for d in @folders@; do
-  [ -d "$d" ] || mkdir -p "$d" 2>/dev/null || continue
-  [ ! -L "$d" ] && [ -O "$d" ] || continue
-  chmod 700 "$d" 2>/dev/null || continue
-  if [ -x "$d/@name@" ] && a=$("$d/@name@" version 2>/dev/null); then
+  if [ -x "$d/@name@" ] && own "$d" && a=$("$d/@name@" version 2>/dev/null); then
+    there=$d
     echo "folder $d"
     echo "agent $a"
     break
   fi
-  t=$d/.try.$$
-  if echo "#!/bin/sh" 2>/dev/null >"$t" && chmod 700 "$t" && "$t" 2>/dev/null; then ok=1; else ok=0; fi
-  rm -f "$t"
-  if [ $ok = 1 ]; then
-    echo "folder $d"
-    break
+done
+for d in @folders@; do
+  [ "$d" != "$there" ] || continue
+  [ -d "$d" ] || { [ -z "$there" ] && mkdir -p "$d" 2>/dev/null; } || continue
+  own "$d" || continue
+  if [ -z "$there" ]; then
+    t=$d/.try.$$
+    if echo "#!/bin/sh" 2>/dev/null >"$t" && chmod 700 "$t" && "$t" 2>/dev/null; then
+      there=$d
+      echo "folder $d"
+    fi
+    rm -f "$t"
   fi
-  # nor does what an earlier command left half sent there
-  rm -f "$d/@name@" "$d/@name@".part*
-  rmdir "$d" 2>/dev/null
+  # what an earlier command left half sent elsewhere is of no use any more
+  [ "$d" = "$there" ] || { rm -f "$d/@name@".part*; rmdir "$d" 2>/dev/null; }
 done
 echo landfall-place-end
 "##;

@@ -42,7 +42,8 @@ pub(super) const RECIPES: &[Recipe] = &[
     recipe("workshop", &[], &["debian.sh"]),
     recipe("cross", &[], &[]),
     recipe(AGENTS, &["cross"], &["agent.sh"]),
-    recipe(FOREIGN, &["cross"], &["agent.sh"]),
+    // after the other: both want the toolchain to themselves
+    recipe(FOREIGN, &["cross", AGENTS], &["agent.sh"]),
     recipe("installer-root", &[], &["debian.sh"]),
     recipe("target-root", &[], &["debian.sh"]),
     recipe("kernel", &[], &["debian.sh"]),

@@ -6,6 +6,8 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, ExitCode, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -28,6 +30,8 @@ const SCENARIOS: &str = "landfall-tests/scenarios";
 /// Lines and columns of a test's reason to fail that are shown once more at the end.
 const REASON: usize = 12;
 const WIDTH: usize = 400;
+/// Time for what cargo said last to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Name, and what comes after `cargo`.
 const CHECKS: &[(&str, &[&str])] = &[
@@ -53,6 +57,9 @@ const CHECKS: &[(&str, &[&str])] = &[
             "--no-fail-fast",
             "--features",
             MACHINES,
+            // machines wait for each other more than they work
+            "--",
+            "--test-threads=3",
         ],
     ),
 ];
@@ -117,11 +124,20 @@ fn cargo(arguments: &[&str], folder: &Path, why: &mut Vec<String>) -> Result<boo
         .spawn()
         .context("starting cargo")?;
     let out = child.stdout.take().context("hearing cargo")?;
+    let (said, lines) = mpsc::channel();
+    // what a test left behind may hold the pipe open: nobody waits for that
+    thread::spawn(move || {
+        for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            println!("{line}");
+            if said.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let done = child.wait().context("waiting for cargo")?;
     let mut about = 0;
-    for line in BufReader::new(out).split(b'\n') {
-        let line = line.context("hearing cargo")?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+    while let Ok(line) = lines.recv_timeout(LAST_WORDS) {
         if line.contains("panicked at ") {
             about = REASON;
         }
@@ -133,7 +149,7 @@ fn cargo(arguments: &[&str], folder: &Path, why: &mut Vec<String>) -> Result<boo
             why.push(line.chars().take(WIDTH).collect());
         }
     }
-    Ok(child.wait().context("waiting for cargo")?.success())
+    Ok(done.success())
 }
 
 /// Whether this toolchain has the subcommand; a minimal one lacks fmt and clippy.
