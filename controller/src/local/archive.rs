@@ -14,11 +14,11 @@ use tar::{Builder, EntryType, Header};
 
 use super::agents::hash_of;
 
-/// An archive ready to be sent. The file goes away with the value.
+/// An archive ready to be sent. The file has no name: it goes away with the value, and with a process that is killed.
 #[derive(Debug)]
 pub struct Packed {
     /// The archive, not compressed: the stream it travels in is.
-    pub file: tempfile::NamedTempFile,
+    pub file: File,
     /// Its hash and size.
     pub blob: Blob,
 }
@@ -48,9 +48,9 @@ fn pack_now(directory: &Path) -> Result<Packed, Failure> {
     if !found.is_dir() {
         return Err(Failure::new("it is no directory").hint(hint));
     }
-    let mut file = tempfile::NamedTempFile::new().map_err(broken("making a temporary file"))?;
+    let mut file = tempfile::tempfile().map_err(broken("making a temporary file"))?;
     let hashed = Hashed {
-        inner: BufWriter::new(file.as_file_mut()),
+        inner: BufWriter::new(&mut file),
         hasher: blake3::Hasher::new(),
         size: 0,
     };
@@ -168,9 +168,12 @@ impl<W: Write> Write for Hashed<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::{
-        fs::{PermissionsExt, symlink},
-        net::UnixListener,
+    use std::{
+        io::{Read, Seek},
+        os::unix::{
+            fs::{PermissionsExt, symlink},
+            net::UnixListener,
+        },
     };
 
     use super::*;
@@ -192,8 +195,10 @@ mod tests {
     #[tokio::test]
     async fn archive_holds_modes_links_and_root_as_owner() {
         let folder = sample();
-        let packed = pack(folder.path()).await.unwrap();
-        let bytes = fs::read(packed.file.path()).unwrap();
+        let mut packed = pack(folder.path()).await.unwrap();
+        let mut bytes = Vec::new();
+        packed.file.rewind().unwrap();
+        packed.file.read_to_end(&mut bytes).unwrap();
         assert_eq!(packed.blob, blob_of(&bytes));
         let mut archive = tar::Archive::new(&*bytes);
         let entries = archive.entries().unwrap().map(|entry| {

@@ -18,7 +18,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Seek, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -271,10 +271,14 @@ impl RunFolder {
     }
 
     /// Keeps the packed extra files until the run ends, and returns where.
-    pub fn keep_archive(&self, file: tempfile::NamedTempFile) -> Result<PathBuf, Failure> {
+    pub fn keep_archive(&self, mut file: fs::File) -> Result<PathBuf, Failure> {
         let path = self.archive();
-        // the archive lies in the temporary folder, which may be another file system
-        fs::copy(file.path(), &path).map_err(|error| cannot("write", &path).caused_by(&error))?;
+        let mut kept = file::append_private(&path)?;
+        // of a command that was killed meanwhile
+        kept.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| io::copy(&mut file, &mut kept))
+            .map_err(|error| cannot("write", &path).caused_by(&error))?;
         Ok(path)
     }
 
