@@ -223,17 +223,14 @@ impl Bench {
         Ok(found)
     }
 
-    /// What disko's script told of itself, at a place that is not on its disks.
-    pub(crate) fn witness(&self) -> String {
-        fs::read_to_string(self.target.path("/var/witness/disks")).unwrap_or_default()
-    }
-
-    /// How often it has begun to format.
-    pub(crate) fn formats_begun(&self) -> usize {
-        let text = self.witness();
-        text.lines()
-            .filter(|line| line.starts_with("begin disko "))
-            .count()
+    /// When disko's script did this (`begin`, `end`) to format, in seconds since this host was booted: it tells so at a
+    /// place that is not on its disks.
+    pub(crate) fn witness(&self, what: &str) -> Vec<f64> {
+        let path = self.target.path("/var/witness/disks");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let what = format!("{what} disko ");
+        let when = text.lines().filter_map(|line| line.strip_prefix(&what));
+        when.filter_map(|when| when.parse().ok()).collect()
     }
 
     /// Whether the new system's disk is mounted.

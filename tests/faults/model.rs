@@ -181,13 +181,8 @@ fn index_before(next: Option<u64>) -> u64 {
 
 /// Disks were formatted once for each consent.
 fn witness(bench: &Bench, played: &Played, wrong: &mut Vec<String>) -> Result<()> {
-    let text = bench.witness();
-    let told = |what: &str| -> Vec<f64> {
-        let when = text.lines().filter_map(|line| line.strip_prefix(what));
-        when.filter_map(|when| when.parse().ok()).collect()
-    };
-    let (begins, ends) = (told("begin disko "), told("end disko "));
-    let (begun, ended) = (begins.len(), ends.len());
+    let ends = bench.witness("end");
+    let (begun, ended) = (bench.witness("begin").len(), ends.len());
     let consents = 1 + played
         .attempts
         .iter()
@@ -220,8 +215,8 @@ fn witness(bench: &Bench, played: &Played, wrong: &mut Vec<String>) -> Result<()
         // power cuts since the disks were last agreed to
         let since = played.attempts[..=number].iter().rposition(|one| one.fresh);
         let since = &played.attempts[since.unwrap_or(0)..=number];
-        let told_of_copy = since.iter().any(|one| one.bereft);
-        if attempt.is_undecided() && told_of_copy && begun == ended {
+        let told = since.iter().any(|one| one.bereft);
+        if attempt.is_undecided() && told && begun == ended {
             wrong.push(format!(
                 "command {number} did not go on with what was on the disks"
             ));

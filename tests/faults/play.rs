@@ -347,7 +347,7 @@ impl Stage<'_> {
             Kind::Power => {
                 self.make_room_for_good()?;
                 self.bereft = self.steps.contains_key("copy");
-                let begun = self.bench.formats_begun();
+                let begun = self.bench.witness("begin").len();
                 self.bench.power_off()?;
                 if self.bench.target.is_blank()? {
                     self.undone = begun;

@@ -124,30 +124,29 @@ fn cargo(arguments: &[&str], folder: &Path, why: &mut Vec<String>) -> Result<boo
         .spawn()
         .context("starting cargo")?;
     let out = child.stdout.take().context("hearing cargo")?;
-    let (said, lines) = mpsc::channel();
+    let (reasons, heard) = mpsc::channel();
     // what a test left behind may hold the pipe open: nobody waits for that
     thread::spawn(move || {
+        let mut about = 0;
         for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
+            let line = String::from_utf8_lossy(&line);
             println!("{line}");
-            if said.send(line).is_err() {
-                break;
+            if line.contains("panicked at ") {
+                about = REASON;
+            }
+            if line.starts_with("stack backtrace:") || line.starts_with("note:") {
+                about = 0;
+            }
+            if about > 0 {
+                about -= 1;
+                // where nobody hears it any more it is shown all the same
+                let _ = reasons.send(line.chars().take(WIDTH).collect());
             }
         }
     });
     let done = child.wait().context("waiting for cargo")?;
-    let mut about = 0;
-    while let Ok(line) = lines.recv_timeout(LAST_WORDS) {
-        if line.contains("panicked at ") {
-            about = REASON;
-        }
-        if line.starts_with("stack backtrace:") || line.starts_with("note:") {
-            about = 0;
-        }
-        if about > 0 {
-            about -= 1;
-            why.push(line.chars().take(WIDTH).collect());
-        }
+    while let Ok(reason) = heard.recv_timeout(LAST_WORDS) {
+        why.push(reason);
     }
     Ok(done.success())
 }
