@@ -30,7 +30,7 @@ use landfall_tests::{
     assets::Assets,
     binaries,
     install::{Operator, ROOT},
-    link::Change,
+    link::{Carrier, Change},
     patience,
 };
 use serde_json::Value;
@@ -40,6 +40,8 @@ use self::bench::{Bench, Site};
 
 /// Longest that any command here may take; alone on a host of two cores each takes seconds.
 const LONG: Duration = Duration::from_secs(180);
+/// The exit code where disks were changed, if by another run.
+const CHANGED: i32 = 3;
 /// Slow enough for the copy to take a while.
 const SLOW: f64 = 8.0;
 
@@ -68,6 +70,13 @@ impl Desk {
     fn rate(&self, mbit: f64) {
         self.bench.wire.change(Change {
             rate_mbit: Some(mbit),
+            ..Change::default()
+        });
+    }
+
+    fn carrier(&self, carrier: Carrier) {
+        self.bench.wire.change(Change {
+            carrier: Some(carrier),
             ..Change::default()
         });
     }
@@ -193,6 +202,15 @@ fn run_goes_on_by_attach_and_is_followed_by_others() {
     assert_eq!(during["record"]["open"], true, "{during}");
     assert_eq!(during["agent"]["run"], during["record"]["run"], "{during}");
 
+    // what cannot begin beside it does not make it forgotten
+    for (name, words) in [("fresh", ["--fresh"]), ("other-wish", ["--no-disko-deps"])] {
+        let told = desk.install(name, &words).end(CHANGED);
+        let code = &told.last().unwrap()["failure"]["code"];
+        assert_eq!(code, "LF0310", "{told:?}");
+        let after = desk.status(&format!("after-{name}"));
+        assert_eq!(after["record"], during["record"]);
+    }
+
     // whoever has nothing on record only looks
     let other = Operator::new().unwrap();
     let mut follows = desk.visit("follows", &other, &["attach", "--json"]);
@@ -205,6 +223,37 @@ fn run_goes_on_by_attach_and_is_followed_by_others() {
     assert_eq!(desk.status("after")["record"]["open"], false);
     desk.agent_leaves();
     desk.own("nothing", &["attach"]).end(1);
+    desk.bench.end().unwrap();
+}
+
+#[test]
+#[cfg_attr(
+    not(feature = "machines"),
+    ignore = "starts a target; `cargo verify` runs it"
+)]
+fn command_that_was_killed_before_it_forgot_its_run_finds_it_done() {
+    let desk = Desk::new();
+    let first = desk.installing();
+    let state = &desk.bench.operator.state();
+    let kept = desk.folder.path().join("kept");
+    let copy = |from: &Path, to: &Path, how: &[&str]| {
+        let mut command = Command::new("cp");
+        command.args(how).arg("-aT").args([from, to]);
+        assert!(command.status().unwrap().success());
+    };
+    copy(state, &kept, &[]);
+    desk.rate(0.0);
+    assert_eq!(formats(&first.end(0)), [1]);
+    desk.agent_leaves();
+    assert_eq!(desk.status("after")["record"]["open"], false);
+
+    // what the end has removed is there again, and what it has written stays
+    copy(&kept, state, &["--no-clobber"]);
+    assert_eq!(desk.status("again")["record"]["open"], true);
+    let told = desk.install("second", &[]).end(0);
+    assert_eq!(formats(&told), [] as [u64; 0], "{told:?}");
+    assert_eq!(told.last().unwrap()["state"], "installed", "{told:?}");
+    assert_eq!(desk.status("ended")["record"]["open"], false);
     desk.bench.end().unwrap();
 }
 
@@ -238,12 +287,20 @@ fn older_controller_is_told_and_leaves_the_run_to_the_newer() {
 )]
 fn run_that_is_left_alone_is_finished_alone() {
     let desk = Desk::new();
-    let told = desk.install("detach", &["--detach"]).end(0);
+    let patience = ["--detach", "--boot-timeout", "5s"];
+    let told = desk.install("detach", &patience).end(0);
     assert_eq!(told.last().unwrap()["state"], "alone");
     assert_eq!(desk.status("alone")["record"]["alone"], true);
     desk.agent_leaves();
     let profile = desk.bench.target.path("/mnt/nix/var/nix/profiles/system");
     assert!(fs::symlink_metadata(profile).is_ok());
+
+    // who cannot see the machine does not know that it is done
+    desk.carrier(Carrier::Cut);
+    let told = desk.own("unseen", &["attach", "--json"]).end(4);
+    assert_eq!(told.last().unwrap()["state"], "erased", "{told:?}");
+    desk.carrier(Carrier::Up);
+    assert_eq!(desk.status("still-alone")["record"]["alone"], true);
     let told = desk.own("attach", &["attach", "--json"]).end(0);
     assert_eq!(told.last().unwrap()["state"], "installed");
     desk.bench.end().unwrap();

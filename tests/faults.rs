@@ -9,7 +9,7 @@ use landfall_tests::{
 };
 
 /// Runs that a check of everything includes: each kind of fault comes first in three of them at least.
-const RUNS: [&str; 6] = ["--seed", "1", "--runs", "40", "--lanes", "4"];
+const RUNS: [&str; 7] = ["--", "--seed", "1", "--runs", "40", "--lanes", "4"];
 
 #[test]
 #[cfg_attr(

@@ -110,6 +110,7 @@ const TABLE: &[Row] = &[
     flag(&["--detach"]),
     last(&["--boot-timeout"], "20m").wrong(&["soon", "-1"]),
     flag(&["--no-verify"]),
+    flag(&["--no-boot-check"]),
     flag(&["--keep-journal"]),
     flag(&["--vm-test"]),
     last(&["--kexec"], "image.tar.gz").wrong(&["ftp://h/x", "https://", "file:///x"]),

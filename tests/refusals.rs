@@ -317,7 +317,7 @@ log: LOG
 error: cannot find the agent for x86_64 [LF0206]
 caused by: there is no /nonexistent/landfall-agent-x86_64-linux-musl
 state: 127.0.0.1 is untouched
-hint: name the folder that has it: `LANDFALL_AGENT_DIR=DIR landfall …`; building the agents is in the README
+hint: name the folder that has it: `LANDFALL_AGENT_DIR=DIR landfall …`; `nix build` puts the agents beside landfall
 log: LOG
 ",
         ));

@@ -10,8 +10,9 @@ use engine::journal::{FileStore, Header, Journal, JournalError, Mark};
 use landfall_proto::{
     event::{Event, Kind, Outcome},
     failure::Failure,
-    order::RunId,
-    report::{RunState, Status},
+    order::{Order, RunId},
+    report::{RunState, StepState},
+    wire,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -41,6 +42,28 @@ pub(crate) fn folder(machine: &Machine, run: &RunId, part: &str) -> PathBuf {
 /// Returns the journal in such a folder.
 pub(crate) fn journal(folder: &Path) -> PathBuf {
     folder.join("journal.jsonl")
+}
+
+/// Remembers for which order the disks are about to be sealed: all of it was done then.
+pub(crate) fn seal_for(machine: &Machine, order: &Order) -> Result<(), Failure> {
+    files::write(&sealed(machine, order), whole(order).as_bytes(), 0o600)
+}
+
+/// Whether it was this very order for which the disks were about to be sealed.
+pub(crate) fn is_sealed_for(machine: &Machine, order: &Order) -> bool {
+    let hash = whole(order);
+    files::read(&sealed(machine, order), hash.len() as u64).is_some_and(|it| it == hash.as_bytes())
+}
+
+fn sealed(machine: &Machine, order: &Order) -> PathBuf {
+    folder(machine, &order.run, "install").join("sealed-for")
+}
+
+/// Returns the hash of all that an order asks for.
+fn whole(order: &Order) -> String {
+    blake3::hash(&wire::order_to_wire(order))
+        .to_hex()
+        .to_string()
 }
 
 fn runs(machine: &Machine) -> PathBuf {
@@ -116,7 +139,7 @@ fn finish(journal: &mut Journal<FileStore>, proof: &Loaded) -> Result<(), Journa
         let _ = state.apply(&mark.event);
     }
     let mut before = state.steps.iter().filter(|step| step.name != KEXEC);
-    if !before.all(|step| matches!(step.status, Status::Finished(_))) {
+    if !before.all(StepState::is_finished) {
         return Ok(());
     }
     let at_ms = journal.marks.last().map_or(0, |mark| mark.event.at_ms);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use landfall_proto::{failure::Failure, v1::agent_server::AgentServer, wire};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tonic::transport::Server;
 
 use crate::{
@@ -16,27 +16,13 @@ use crate::{
     machine::{self, Machine, command, files},
     service::Service,
     session::Session,
-    tunnel,
+    tunnel::{self, Credentials},
 };
 
 /// Longest that a started agent may take to answer: a machine under load reads its own file slowly.
 const UP_WITHIN: Duration = Duration::from_secs(30);
 /// What may be under way to the agent on one bulk stream; the streams' own credit is smaller.
 const WINDOW: u32 = 16 << 20;
-
-/// Certificates for one run, as the controller sends them on standard input; PEM.
-///
-/// Has no `Debug`, so that the key is never printed.
-#[derive(Deserialize)]
-#[expect(missing_debug_implementations, reason = "holds a private key")]
-pub struct Credentials {
-    /// Certificate of the run's authority.
-    pub ca: String,
-    /// The agent's certificate.
-    pub cert: String,
-    /// The agent's private key.
-    pub key: String,
-}
 
 /// What `spawn` prints, one JSON object.
 #[derive(Debug, Serialize)]

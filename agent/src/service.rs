@@ -169,9 +169,10 @@ impl Agent for Service {
 
     async fn abort(&self, request: Request<v1::AbortRequest>) -> Reply<v1::AbortReply> {
         self.acts(&request)?;
-        self.check(&request.into_inner().run_id)?;
-        self.session.abort();
-        Ok(Response::new(v1::AbortReply {}))
+        let abort = request.into_inner();
+        self.check(&abort.run_id)?;
+        let spared = self.session.abort_unless(&abort.spares).unwrap_or_default();
+        Ok(Response::new(v1::AbortReply { spared }))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Reply<v1::ReleaseReply> {
@@ -185,8 +186,7 @@ impl Agent for Service {
         let released = match release.ahead {
             true => {
                 let let_go = self.session.let_go();
-                let_go.map_err(|failure| refused(&failure))?;
-                true
+                let_go.map_err(|failure| refused(&failure))?
             }
             false => self.session.release(release.next),
         };
@@ -462,6 +462,7 @@ mod tests {
         let abort = v1::AbortRequest {
             run_id: run_id.clone(),
             by: "a test".to_owned(),
+            spares: Vec::new(),
         };
         let watch = v1::WatchRequest {
             run_id,

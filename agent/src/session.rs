@@ -16,7 +16,7 @@ use landfall_proto::{
     facts::Facts,
     failure::Failure,
     order::{Describer, Input, Job, KeyPath, NixSettings, Order, RunId, StorePath},
-    report::{End, Status},
+    report::End,
     stream::mux::Mux,
     wire::{self, Piece},
 };
@@ -84,11 +84,7 @@ impl Current {
     fn is_waiting(&self) -> bool {
         const WAITING: [&str; 5] = ["image", "keys", "tools", "copy", "files"];
         let state = self.board.state();
-        let running = |step: &&str| {
-            let step = state.step(step);
-            step.is_some_and(|step| matches!(step.status, Status::Running))
-        };
-        WAITING.iter().any(running)
+        WAITING.iter().any(|step| state.is_running(step))
     }
 }
 
@@ -117,7 +113,7 @@ impl Session {
                     .code("LF0901")
             })?;
             // what it waits for may have been brought before the crash
-            let begun = session.begin(order, true, session.machine.supplied())?;
+            let begun = session.begin(order, session.machine.supplied())?;
             *session.current() = Some(begun);
             if session.machine.is_let_go() {
                 session.go_alone();
@@ -151,7 +147,11 @@ impl Session {
 
     /// Looks at the machine.
     pub(crate) async fn inspect(&self) -> Facts {
-        self.machine.facts().await
+        let mut facts = self.machine.facts().await;
+        let keys = self.machine.blocking(Machine::keys_of_installer).await;
+        // without a folder to keep one in there is no kexec either, which says so
+        facts.host_keys = keys.unwrap_or(facts.host_keys);
+        facts
     }
 
     /// Returns who may do what.
@@ -196,7 +196,7 @@ impl Session {
         if let (Some(refusal), Job::Install(_)) = (refusal, &order.job) {
             return Err(refusal);
         }
-        *current = Some(self.begin(order, false, HashSet::new())?);
+        *current = Some(self.begin(order, HashSet::new())?);
         Ok(Known::Started)
     }
 
@@ -278,6 +278,20 @@ impl Session {
         }
     }
 
+    /// Asks the run to stop unless it is in one of these steps, and returns in which.
+    pub(crate) fn abort_unless(&self, spares: &[String]) -> Option<String> {
+        let current = self.current();
+        let current = current.as_ref()?;
+        // no step can begin in between
+        current.board.while_so(|state| {
+            let spared = spares.iter().find(|step| state.is_running(step));
+            if spared.is_none() {
+                current.cancel.cancel();
+            }
+            spared.cloned()
+        })
+    }
+
     /// Lets go of a run whose end the controller has seen: reboots if that is its end, else leaves this machine.
     ///
     /// Returns false while the run goes on or has events that were not seen.
@@ -296,11 +310,16 @@ impl Session {
 
     /// Lets go of a run before its end: nobody comes to see that, and it is acted on all the same, a little later.
     ///
-    /// Holds for an agent that comes after a crash too, and until a controller comes back to drive.
-    pub(crate) fn let_go(self: &Arc<Self>) -> Result<(), Failure> {
+    /// Holds for an agent that comes after a crash too, and until a controller comes back to drive. Returns false, and does
+    /// nothing, where the run has failed or was stopped: that is for somebody to see.
+    pub(crate) fn let_go(self: &Arc<Self>) -> Result<bool, Failure> {
+        let end = self.board().and_then(|board| board.state().end);
+        if matches!(end, Some(End::Failed | End::Aborted(_))) {
+            return Ok(false);
+        }
         self.machine.set_let_go(true)?;
         self.go_alone();
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the run back that an earlier controller has let go of: its end is for the one to see that drives now.
@@ -379,9 +398,7 @@ impl Session {
     }
 
     /// Makes the journal of a run, or opens it, and tells its story from there on; these inputs are there already.
-    ///
-    /// `same` says that the order is that of the agent before this one.
-    fn begin(&self, order: Order, same: bool, inputs: HashSet<Input>) -> Result<Current, Failure> {
+    fn begin(&self, order: Order, inputs: HashSet<Input>) -> Result<Current, Failure> {
         let wire = wire::order_to_wire(&order);
         let part = match order.job {
             Job::Kexec(_) => "kexec",
@@ -416,7 +433,7 @@ impl Session {
         );
         tokio::spawn(async move {
             // how it ended is on the board
-            let ended = story::tell(run, &told, same, &machine, &arrivals).await;
+            let ended = story::tell(run, &told, &machine, &arrivals).await;
             let reboots = matches!(&told.job, Job::Install(install) if install.reboot);
             // an agent that comes after a crash has to know the end that it is to act on
             let is_acted_on = machine.is_let_go() || (reboots && ended.is_ok());
@@ -450,217 +467,4 @@ fn lasting(order: &Order) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use landfall_proto::{order::Install, report::RunState};
-
-    use super::*;
-    use crate::machine::stage::Stage;
-
-    const MEMORY: &str = "1 0 0:2 / / rw - tmpfs tmpfs rw\n";
-    const SECRET: &[u8] = b"correct horse battery staple\n";
-
-    fn order(keys: &[&str]) -> Order {
-        let keys = keys.iter().map(|path| path.parse().unwrap()).collect();
-        Order {
-            run: RunId::from_bytes([7; 16]),
-            job: Job::Install(Install {
-                keys,
-                disko: None,
-                system: None,
-                nix: NixSettings::default(),
-                reboot: false,
-                keep_journal: false,
-            }),
-        }
-    }
-
-    async fn ended(session: &Session) -> RunState {
-        session.board().unwrap().ended().await
-    }
-
-    #[tokio::test]
-    async fn key_is_where_it_was_asked_for_and_nowhere_else() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let session = Session::open(stage.machine()).unwrap();
-        session.start(order(&["/tmp/secret.key"])).unwrap();
-        let entrust = |path: &str| {
-            let content = Zeroizing::new(SECRET.to_vec());
-            session.entrust(path.parse().unwrap(), content)
-        };
-        let refused = entrust("/etc/shadow").await.unwrap_err();
-        assert_eq!(refused.what, "refusing to keep key /etc/shadow");
-        // a call whose answer was lost is made again
-        entrust("/tmp/secret.key").await.unwrap();
-        entrust("/tmp/secret.key").await.unwrap();
-        session.supply(Input::Keys).unwrap();
-        assert_eq!(ended(&session).await.end, Some(End::Finished));
-        assert_eq!(stage.files_with(SECRET), ["tmp/secret.key"]);
-        let (events, _) = session.board().unwrap().report_since(0, 0);
-        let told = serde_json::to_string(&events).unwrap();
-        assert!(!told.contains("correct horse"));
-    }
-
-    #[tokio::test]
-    async fn run_without_its_key_fails_and_is_taken_up_with_it() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let session = Session::open(stage.machine()).unwrap();
-        let order = order(&["/tmp/secret.key"]);
-        session.start(order.clone()).unwrap();
-        session.supply(Input::Keys).unwrap();
-        let state = ended(&session).await;
-        assert_eq!(state.failure().unwrap().code, "LF1311");
-        assert_eq!(session.start(order), Ok(Known::Started));
-        let content = Zeroizing::new(SECRET.to_vec());
-        let path = "/tmp/secret.key".parse().unwrap();
-        session.entrust(path, content).await.unwrap();
-        session.supply(Input::Keys).unwrap();
-        assert_eq!(ended(&session).await.end, Some(End::Finished));
-    }
-
-    #[tokio::test]
-    async fn agent_that_comes_after_a_crash_waits_for_nothing_that_was_brought() {
-        let stage = Stage::new()
-            .file("proc/self/mountinfo", MEMORY)
-            .file("run/landfall/lock", "");
-        let machine = stage.machine();
-        let session = Session::open(machine.clone()).unwrap();
-        session.supply(Input::Keys).unwrap();
-        let order = order(&["/tmp/secret.key"]);
-        machine
-            .set_open_order(&wire::order_to_wire(&order))
-            .unwrap();
-        let path = "/tmp/secret.key".parse().unwrap();
-        machine.keep_key(&path, SECRET).unwrap();
-        let after = Session::open(machine.clone()).unwrap();
-        assert_eq!(ended(&after).await.end, Some(End::Finished));
-        // another run has its own
-        after.start(self::order(&["/tmp/other.key"])).unwrap();
-        assert!(machine.supplied().is_empty());
-    }
-
-    #[tokio::test]
-    async fn corrected_order_takes_the_place_of_one_that_waits() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let session = Session::open(stage.machine()).unwrap();
-        let first = order(&["/tmp/secret.key"]);
-        session.start(first.clone()).unwrap();
-        let mut corrected = first.clone();
-        if let Job::Install(install) = &mut corrected.job {
-            install.nix.substituters = vec!["https://cache.example".to_owned()];
-        }
-        let run = first.run.clone();
-        // the step waits once it has begun
-        let mut known = Ok(Known::AlreadyThere);
-        while !matches!(session.board().unwrap().state().end, Some(End::Aborted(_))) {
-            known = session.start(corrected.clone());
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(known, Ok(Known::Other(run)));
-        assert_eq!(session.start(corrected.clone()), Ok(Known::Started));
-        assert_eq!(session.start(corrected), Ok(Known::AlreadyThere));
-    }
-
-    #[tokio::test]
-    async fn machine_reboots_once_its_last_word_was_heard_and_not_before() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let session = Session::open(stage.machine()).unwrap();
-        let mut order = order(&[]);
-        if let Job::Install(install) = &mut order.job {
-            install.reboot = true;
-        }
-        session.start(order).unwrap();
-        let state = ended(&session).await;
-        assert_eq!(state.end, Some(End::Finished));
-        let rebooted = || stage.asked().contains(&"reboot".to_owned());
-        // all but the last event were seen
-        assert!(!session.release(state.next - 1));
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        assert!(!rebooted());
-        assert!(session.release(state.next));
-        while !rebooted() {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn agent_that_comes_after_the_seal_reboots_once_it_is_released() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let mut order = order(&[]);
-        if let Job::Install(install) = &mut order.job {
-            install.reboot = true;
-        }
-        let session = Session::open(stage.machine()).unwrap();
-        session.start(order).unwrap();
-        assert_eq!(ended(&session).await.end, Some(End::Finished));
-        drop(session);
-        let next = Session::open(stage.machine()).unwrap();
-        let state = ended(&next).await;
-        assert_eq!(state.end, Some(End::Finished));
-        assert!(next.release(state.next));
-        while !stage.asked().contains(&"reboot".to_owned()) {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    #[tokio::test]
-    async fn nothing_is_kept_for_nobody() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let session = Session::open(stage.machine()).unwrap();
-        let content = Zeroizing::new(SECRET.to_vec());
-        let refused = session.entrust("/tmp/secret.key".parse().unwrap(), content);
-        assert_eq!(refused.await.unwrap_err().code, "LF1312");
-        assert_eq!(stage.files_with(SECRET), Vec::<String>::new());
-    }
-
-    /// A session whose run waits for a key and is let go of, and that run's end.
-    async fn let_go(stage: &Stage) -> Arc<Session> {
-        let session = Session::open(stage.machine()).unwrap();
-        session.start(order(&["/tmp/secret.key"])).unwrap();
-        session.let_go().unwrap();
-        let content = Zeroizing::new(SECRET.to_vec());
-        let path = "/tmp/secret.key".parse().unwrap();
-        session.entrust(path, content).await.unwrap();
-        session.supply(Input::Keys).unwrap();
-        assert_eq!(ended(&session).await.end, Some(End::Finished));
-        session
-    }
-
-    async fn is_over(session: &Session) -> bool {
-        let over = tokio::time::timeout(GRACE + Duration::from_secs(5), session.over());
-        over.await.is_ok()
-    }
-
-    #[tokio::test]
-    async fn end_that_nobody_comes_to_see_is_acted_on() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let session = let_go(&stage).await;
-        tokio::time::pause();
-        let begun = tokio::time::Instant::now();
-        assert!(is_over(&session).await);
-        assert!(begun.elapsed() > GRACE / 2);
-    }
-
-    #[tokio::test]
-    async fn end_is_acted_on_by_an_agent_that_was_started_anew() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        drop(let_go(&stage).await);
-        let next = Session::open(stage.machine()).unwrap();
-        assert_eq!(ended(&next).await.end, Some(End::Finished));
-        tokio::time::pause();
-        assert!(is_over(&next).await);
-    }
-
-    #[tokio::test]
-    async fn run_that_was_taken_back_waits_for_its_controller() {
-        let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-        let session = let_go(&stage).await;
-        session.take_back().unwrap();
-        tokio::time::pause();
-        assert!(!is_over(&session).await);
-        let next = session.board().unwrap().state().next;
-        assert!(session.release(next));
-        assert!(is_over(&session).await);
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! What happens in what order on the target. Start reading here.
 //!
-//! Each step takes the proofs of those before it, so that mounting what was never formatted does not compile. The plan
+//! Each step takes the proofs of those before it, so that copying to what was not found mounted does not compile. The plan
 //! that goes with the story is [`Order::plan`]: both sides know it.
 
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use engine::{journal::Store, run::Run};
 use landfall_proto::{
     failure::Failure,
     order::{self, DiskoMode, Job, Order, RunId},
-    report::Status,
 };
 
 use crate::{
@@ -22,19 +21,17 @@ use crate::{
     },
 };
 
-/// Tells the story of an order from wherever its journal ends. `same` says that an earlier agent told the very same one.
+/// Tells the story of an order from wherever its journal ends.
 pub(crate) async fn tell(
     mut run: Run<impl Store>,
     order: &Order,
-    same: bool,
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
 ) -> Result<(), Failure> {
     match &order.job {
         Job::Kexec(kexec) => leave(&mut run, order, kexec, machine, deliveries).await?,
         Job::Install(install) => {
-            let sealed = same && was_begun(&run, "seal");
-            self::install(&mut run, order, install, sealed, machine, deliveries).await?;
+            self::install(&mut run, order, install, machine, deliveries).await?;
         }
     }
     run.finish()
@@ -70,23 +67,24 @@ async fn leave(
 
 /// Installs from the installer: the parts that were ordered.
 ///
-/// Where an earlier agent had begun to seal the disks, all that comes before was done, and there is nothing mounted any more
-/// in which it could be looked at.
+/// Where the disks of the very same order began to be sealed, all that comes before was done, and there is nothing mounted
+/// any more in which it could be looked at.
 async fn install(
     run: &mut Run<impl Store>,
     order: &Order,
     install: &order::Install,
-    sealed: bool,
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
 ) -> Result<(), Failure> {
+    let let_go = run.board().state().has_begun("seal");
+    let sealed = let_go && history::is_sealed_for(machine, order);
     let seen = run.step(&Inspect { machine }).await?;
     if !install.keys.is_empty() {
         run.step(&Keys {
             machine,
             deliveries,
             keys: &install.keys,
-            needed: !is_over(run, "format"),
+            needed: !run.board().state().has_finished("format"),
         })
         .await?;
     }
@@ -115,7 +113,13 @@ async fn install(
         if let Some(place) = machine.place_on_target().await {
             run.keep_copy(&place);
         }
-        let mounts = run.step(&Mount { machine, formatted }).await?;
+        let mounts = run
+            .step(&Mount {
+                machine,
+                formatted,
+                let_go,
+            })
+            .await?;
         if let Some(system) = &install.system {
             let toplevel = &system.toplevel;
             run.step(&Copy {
@@ -137,6 +141,7 @@ async fn install(
                 system: toplevel,
                 firmware: seen.firmware,
                 check: system.check,
+                boot_check: system.boot_check,
             })
             .await?;
         }
@@ -146,6 +151,7 @@ async fn install(
     run.end_copy(install.keep_journal);
     machine.blocking(Machine::leave_place_on_target).await;
     if install.reboot {
+        history::seal_for(machine, order)?;
         let sealed = run
             .step(&Seal {
                 machine,
@@ -159,19 +165,6 @@ async fn install(
         .await?;
     }
     Ok(())
-}
-
-/// Whether a step was begun, by this process or an earlier one.
-fn was_begun(run: &Run<impl Store>, step: &str) -> bool {
-    let state = run.board().state();
-    state.step(step).is_some_and(|step| step.attempt > 0)
-}
-
-/// Whether a step was finished, by this process or an earlier one.
-fn is_over(run: &Run<impl Store>, step: &str) -> bool {
-    let state = run.board().state();
-    let status = state.step(step).map(|step| &step.status);
-    matches!(status, Some(Status::Finished(_)))
 }
 
 async fn format(

@@ -25,6 +25,7 @@ use rustls::{
     server::{Acceptor, WebPkiClientVerifier},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
@@ -34,7 +35,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::{deadman::Contact, machine::files, serve::Credentials};
+use crate::{deadman::Contact, machine::files};
 
 /// Longest that a caller may take to show its certificate.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -42,6 +43,20 @@ const HANDSHAKE: Duration = Duration::from_secs(30);
 const WAITING: usize = 16;
 /// Controllers that are let in: one drives, and some look.
 const ADMITTED: usize = 16;
+
+/// Certificates for one run, as the controller sends them on standard input; PEM.
+///
+/// Has no `Debug`, so that the key is never printed.
+#[derive(Deserialize)]
+#[expect(missing_debug_implementations, reason = "holds a private key")]
+pub struct Credentials {
+    /// Certificate of the run's authority.
+    pub ca: String,
+    /// The agent's certificate.
+    pub cert: String,
+    /// The agent's private key.
+    pub key: String,
+}
 
 /// A caller that has shown the certificate of this run's controller. Whatever it says is a sign of life.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use std::{
 
 use landfall_proto::{
     event::{Event, Kind, Outcome},
-    failure::Failure,
+    failure::{Contact, Failure},
     order::DiskoMode,
 };
 use serde::{Deserialize, Serialize};
@@ -166,12 +166,18 @@ pub struct Trail {
     over: BTreeSet<String>,
     failed: Option<String>,
     mode: Option<DiskoMode>,
+    before: MachineState,
 }
 
 impl Trail {
     /// Sets what disko does to the disks; until then it is taken to erase them.
     pub fn set_disko_mode(&mut self, mode: DiskoMode) {
         self.mode = Some(mode);
+    }
+
+    /// Takes in where another run has left the machine, which is so until this one does more to it.
+    pub fn set_before(&mut self, before: MachineState) {
+        self.before = before;
     }
 
     /// Takes an event in. Events seen twice change nothing.
@@ -213,6 +219,19 @@ impl Trail {
 
     /// Returns where the machine stands.
     pub fn state(&self) -> MachineState {
+        let state = self.of_this_run();
+        match state.is_past_return() {
+            true => state,
+            false => state.max(self.before),
+        }
+    }
+
+    /// Whether this run has changed a disk.
+    pub fn has_changed_disks(&self) -> bool {
+        self.of_this_run().is_past_return()
+    }
+
+    fn of_this_run(&self) -> MachineState {
         let begun = |step: &str| self.begun.contains(step);
         let over = |step: &str| self.over.contains(step);
         let written = ["copy", "files", "install"];
@@ -373,14 +392,7 @@ pub fn write_failure(
         part("caused by", "31", cause)?;
     }
     if let Some(host) = host {
-        let sentence = ended.state.sentence();
-        let text = match ended.exit {
-            Exit::Unknown => {
-                format!("when last seen, {host} {sentence}; the agent may be going on")
-            }
-            _ => format!("{host} {sentence}"),
-        };
-        part("state", "36", &text)?;
+        part("state", "36", &standing(ended, failure, host))?;
     }
     for hint in &failure.hints {
         part("hint", "32", hint)?;
@@ -395,6 +407,20 @@ pub fn write_failure(
         }
     }
     Ok(())
+}
+
+/// Returns where the machine stands, as far as this command can say.
+fn standing(ended: &Ended, failure: &Failure, host: &str) -> String {
+    let sentence = ended.state.sentence();
+    match ended.exit {
+        Exit::Unknown => format!("when last seen, {host} {sentence}; the agent may be going on"),
+        _ if failure.contact == Contact::Foreign && !ended.state.is_past_return() => {
+            format!(
+                "this command changed nothing on {host}; another run is there, and may be changing it"
+            )
+        }
+        _ => format!("{host} {sentence}"),
+    }
 }
 
 /// Returns text without what could steer a terminal: control characters other than the end of a line and the tab, and
@@ -570,6 +596,24 @@ mod tests {
     }
 
     #[test]
+    fn what_another_run_has_erased_is_not_untouched() {
+        let mut trail = trail(&[("kexec", done())]);
+        trail.set_before(MachineState::Installed);
+        assert_eq!(trail.state(), MachineState::Installed);
+        assert!(!trail.has_changed_disks());
+        trail.set_before(MachineState::Erased);
+        assert_eq!(trail.state(), MachineState::Erased);
+        assert_eq!(trail.exit_on_failure(), Exit::Changed);
+        trail.set_before(MachineState::Untouched);
+        assert_eq!(trail.state(), MachineState::Installer);
+        trail.set_before(MachineState::Installed);
+        for event in self::trail(&[("disko", started()), ("disko/format", started())]).begun {
+            trail.begun.insert(event);
+        }
+        assert_eq!(trail.state(), MachineState::Erased);
+    }
+
+    #[test]
     fn skipped_phases_change_nothing() {
         check(
             &[("disko", skipped()), ("install", skipped())],
@@ -629,6 +673,17 @@ mod tests {
              state: when last seen, host01 runs the installer; its disks are unchanged; the agent may be going on\n\
              log: /log\n\
              bundle: /bundle\n",
+        );
+    }
+
+    #[test]
+    fn machine_of_another_run_is_not_told_to_be_untouched() {
+        let failure = Failure::new("cannot begin the run").contact(Contact::Foreign);
+        check_text(
+            &Ended::failed(failure, &Trail::default()),
+            "error: cannot begin the run\n\
+             state: this command changed nothing on host01; another run is there, and may be changing it\n\
+             log: /log\n",
         );
     }
 

@@ -13,7 +13,7 @@ use landfall::{
     cli::{self, Environment, Stop, Task, pages},
     exit::{self, Ended, Exit},
     explain,
-    local::{file, record::Said},
+    local::{file, said::Said},
     operate,
     remote::askpass,
     request::{Output, Request, Visit},
@@ -180,7 +180,7 @@ fn run(work: impl Future<Output = Exit>) -> Exit {
 fn bug() -> Ended {
     let failure = Failure::new("cannot go on")
         .because("an invariant of landfall does not hold, as printed above")
-        .hint("report it, with the newest folder below `~/.local/state/landfall`")
+        .hint("report it, with what `landfall bundle HOST` gathers")
         .code("LF0470");
     Ended {
         exit: Exit::Bug,

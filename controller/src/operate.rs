@@ -1,10 +1,6 @@
 //! One command from its request to how it ended: what is remembered, who shows it, and who cleans up.
 
-use std::{
-    io::BufWriter,
-    path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io::BufWriter, path::PathBuf, time::Duration};
 
 use engine::{
     board::Board,
@@ -16,7 +12,6 @@ use landfall_proto::{
     order::RunId,
     report::{Status, StepState},
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,9 +19,11 @@ use crate::{
     desk::{Desk, Login, Past},
     exit::{Ended, Exit, MachineState},
     local::{
+        clock::now,
         file,
         keys::{self, Credentials},
-        record::Said,
+        said::Said,
+        signals::stopped,
         state::{self, OpenRun, RunFolder, State},
     },
     request::{Request, Resume},
@@ -59,10 +56,8 @@ pub async fn install(request: Request, said: Option<Said>) -> Exit {
             let (ended, goes_on) = go(request, &begun, &screen).await;
             // who is killed before the end is told has a run to take up, and finds it done
             screen.end(&ended, Some(&log));
-            if !goes_on {
-                // keys that cannot be removed are of no use to anybody once the agent is gone
-                let _ = begun.state.end(&begun.run);
-            }
+            // keys that cannot be removed are of no use to anybody once the agent is gone
+            let _ = begun.settle(goes_on);
             ended.exit
         }
         Err(failure) => {
@@ -84,30 +79,36 @@ struct Begun {
 
 /// Takes the host's lock, and takes up the run that broke off, or makes the folder of a new one.
 ///
-/// A run is taken up by a command that wants the same. One that wants something else begins anew.
+/// A run is taken up by a command that wants the same. One that wants something else begins anew, and takes the place of
+/// the other once it has ordered something.
 fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun, Failure> {
     let host = request.on_record();
     let state = State::open(&host)?;
     let order = request.wish();
-    let open = state.current()?.filter(|open| open.order == order);
-    if request.resume == Resume::Require && open.is_none() {
+    let mut left = state.open_runs()?;
+    // of two with the same wish, the older one is what was done on the machine
+    let same = left.iter().rposition(|open| open.order == order);
+    if request.resume == Resume::Require && same.is_none() {
         return Err(nothing_open(&host));
     }
-    if let Some(open) = open.filter(|_| request.resume != Resume::Never) {
+    if let Some(same) = same.filter(|_| request.resume != Resume::Never) {
         screen.note("taking up the run that broke off");
         // something in it may have been corrected
-        let open = OpenRun { said, ..open };
-        state.begin(&open)?;
+        let open = OpenRun {
+            said,
+            ..left.swap_remove(same)
+        };
         return Ok(Begun {
-            folder: state.run(&open.run),
+            folder: state.begin(&open)?,
             run: open.run,
             state,
             taken_up: true,
         });
     }
-    // what is left behind is not taken up any more, and neither are its keys
-    if let Some(left) = state.current()? {
-        state.end(&left.run)?;
+    let before = left.pop().map(|left| (state.run(&left.run), left));
+    if let Some((folder, _)) = &before {
+        // what it did is so until this one does more
+        screen.set_before(folder.told().ok().map(|(_, events)| events).as_deref());
     }
     let run = RunId::from_bytes(rand::random());
     let open = OpenRun {
@@ -115,6 +116,9 @@ fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun
         order,
         began: now(),
         said,
+        before: before
+            .filter(|(folder, _)| folder.has_ordered())
+            .map(|(_, left)| Box::new(left)),
     };
     Ok(Begun {
         folder: state.begin(&open)?,
@@ -122,6 +126,18 @@ fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun
         state,
         taken_up: false,
     })
+}
+
+impl Begun {
+    /// Leaves on record what can be taken up: this run, or the one that was open before and that it did not come to replace.
+    fn settle(&self, goes_on: bool) -> Result<(), Failure> {
+        let open = self.state.open_runs()?;
+        let stays = open.iter().find(|open| goes_on == (open.run == self.run));
+        match stays {
+            Some(open) => self.state.begin(open).map(drop),
+            None => self.state.end(&self.run),
+        }
+    }
 }
 
 fn nothing_open(host: &str) -> Failure {
@@ -143,7 +159,7 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> (Ended, bool) {
             let unseen = pinned && ended.failure.as_ref().is_some_and(unseen);
             let taken = |failure: &Failure| failure.contact == Contact::Taken;
             let taken = ended.failure.as_ref().is_some_and(taken);
-            let open = ended.state.is_past_return() || unseen || taken || at_work;
+            let open = screen.trail().has_changed_disks() || unseen || taken || at_work;
             let alone = ended.state == MachineState::Alone;
             let goes_on = alone || (open && ended.exit != Exit::Done);
             (ended, goes_on)
@@ -156,9 +172,14 @@ async fn go(request: Request, begun: &Begun, screen: &Screen) -> (Ended, bool) {
 /// Tells how it ended, and whether an agent may be at work on the run still.
 async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> (Ended, bool) {
     let failed = |failure| Ended::failed(failure, &screen.trail());
-    match desk.is_done_alone().await {
-        Ok(done) => desk.past.rebooted |= done,
-        Err(failure) => return (failed(failure), false),
+    let done_alone = tokio::select! {
+        biased;
+        () = stopped() => return (Ended::interrupted(&screen.trail()), true),
+        done = desk.is_done_alone() => done,
+    };
+    match done_alone {
+        Ok(done) => desk.past.is_done |= done,
+        Err(failure) => return (Ended::lost(failure, &screen.trail()), true),
     }
     let board = run.board();
     let shown = tokio::spawn(screen::show(
@@ -194,6 +215,8 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> (Ended, boo
             }
         }
     };
+    // who comes to an installer without the run that booted it has no key to it
+    let at_work = at_work || desk.is_on_its_way();
     // a screen that hangs must not keep the command from ending
     let _ = tokio::time::timeout(LAST_WORDS, shown).await;
     if matches!(told, Some(Ok(()))) && desk.is_handed_over() {
@@ -232,33 +255,11 @@ fn failed_phase(board: &Board) -> Option<String> {
         .map(|step| step.name.clone())
 }
 
-/// Completes when somebody wants the command to end: ctrl-c, or what a service manager or a closed terminal sends.
-pub(crate) async fn stopped() {
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => signal.recv().await,
-            // what cannot be listened for ends the process by itself
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = wait(SignalKind::interrupt()) => {}
-        _ = wait(SignalKind::terminate()) => {}
-        _ = wait(SignalKind::hangup()) => {}
-    }
-}
-
 type SetUp = (Run<engine::journal::FileStore>, Desk, state::SocketFolder);
 
 async fn set_up(request: Request, begun: &Begun, screen: &Screen) -> Result<SetUp, Failure> {
     let (folder, run) = (begun.folder.clone(), begun.run.clone());
-    let order = begun.state.current()?.map(|open| open.order);
-    let header = Header::new(
-        run.clone(),
-        &story::plan(&request),
-        order.unwrap_or_default(),
-        now(),
-    );
+    let header = Header::new(run.clone(), &story::plan(&request), request.wish(), now());
     let journal = Journal::open(&folder.journal(), header).map_err(|error| {
         if begun.taken_up {
             screen.lost_sight();
@@ -294,10 +295,4 @@ async fn set_up(request: Request, begun: &Begun, screen: &Screen) -> Result<SetU
     );
     desk.past = past;
     Ok((run_of, desk, sockets))
-}
-
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

@@ -48,6 +48,9 @@ pub async fn tell(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> 
     if machine.installed {
         return look(run, desk).await;
     }
+    if !desk.past.is_done && desk.past.ended_in.as_ref() == Some(&machine.boot_id) {
+        return end_again(run, desk).await;
+    }
     let facts = run.step(&Preflight { desk }).await?;
 
     // everything that can fail here does so before the machine is touched
@@ -141,6 +144,17 @@ async fn look(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> {
         } else {
             run.skip(phase, "the machine runs the installed system")?;
         }
+    }
+    run.finish()
+}
+
+/// Ends a run that an earlier process had seen to its end: it was killed before it could forget it.
+async fn end_again(mut run: Run<impl Store>, desk: &Desk) -> Result<(), Failure> {
+    desk.let_go_again().await?;
+    desk.screen
+        .note("all of it was done before; `--fresh` does it anew");
+    for phase in plan(&desk.request).into_iter().skip(1) {
+        run.skip(phase, "it was done before")?;
     }
     run.finish()
 }

@@ -18,8 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     exit::{Ended, Exit},
-    local::nix::Nix,
-    operate,
+    local::{nix::Nix, signals::stopped},
     remote::link::LinkView,
     request::{Flake, NixOptions, VmTest},
     screen::{self, Screen, Style},
@@ -35,7 +34,7 @@ pub async fn vm_test(test: VmTest) -> Exit {
     }
     let tested = tokio::select! {
         biased;
-        () = operate::stopped() => None,
+        () = stopped() => None,
         tested = build(&test, &screen) => Some(tested),
     };
     let ended = match &tested {

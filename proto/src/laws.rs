@@ -9,7 +9,7 @@ use proptest::{
 use crate::{
     event::{Event, Kind, Outcome, Unit},
     failure::{Contact, Failure},
-    report::{End, History, RunState, Status},
+    report::{End, History, Illegal, RunState, Status},
 };
 
 const STEPS: [&str; 3] = ["inspect", "format", "copy"];
@@ -261,22 +261,25 @@ proptest! {
     }
 }
 
-#[track_caller]
-fn check(kinds: &[Kind], refused: Option<&str>) {
-    let mut state = RunState::default();
-    let (last, before) = kinds.split_last().unwrap();
-    let event = |state: &RunState, kind: &Kind| Event {
+/// Takes what step `copy` tells next.
+fn take(state: &mut RunState, kind: Kind) -> Result<(), Illegal> {
+    state.apply(&Event {
         index: state.next,
         light: None,
         at_ms: 7,
         step: Some("copy".to_owned()),
-        kind: kind.clone(),
-    };
+        kind,
+    })
+}
+
+#[track_caller]
+fn check(kinds: &[Kind], refused: Option<&str>) {
+    let mut state = RunState::default();
+    let (last, before) = kinds.split_last().unwrap();
     for kind in before {
-        state.apply(&event(&state, kind)).unwrap();
+        take(&mut state, kind.clone()).unwrap();
     }
-    let why = state
-        .apply(&event(&state, last))
+    let why = take(&mut state, last.clone())
         .err()
         .map(|illegal| illegal.why);
     assert_eq!(why.as_deref(), refused, "{last:?}");
@@ -405,18 +408,11 @@ fn what_ended_a_run_is_no_failure_of_it_once_it_is_taken_up() {
         },
         Kind::RunFailed,
     ];
-    let event = |state: &RunState, kind: Kind| Event {
-        index: state.next,
-        light: None,
-        at_ms: 7,
-        step: Some("copy".to_owned()),
-        kind,
-    };
     for kind in kinds {
-        state.apply(&event(&state, kind)).unwrap();
+        take(&mut state, kind).unwrap();
     }
     assert_eq!(state.failure(), Some(&failure));
-    state.apply(&event(&state, Kind::Resumed)).unwrap();
+    take(&mut state, Kind::Resumed).unwrap();
     assert_eq!((state.failure(), state.end.as_ref()), (None, None));
     assert_eq!(state.steps[0].attempt, 1);
 }

@@ -176,7 +176,7 @@ pub struct Disko {
 pub enum DiskoMode {
     /// Destroy, format and mount.
     Disko,
-    /// Create what is missing and mount.
+    /// Create what is missing; mounts nothing.
     Format,
     /// Mount only.
     Mount,
@@ -196,6 +196,13 @@ pub struct ConsentedDisk {
     pub beginning: Option<String>,
 }
 
+impl ConsentedDisk {
+    /// Whether this is the same disk, whatever is on it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.device, self.size, &self.serial) == (&other.device, other.size, &other.serial)
+    }
+}
+
 /// Installing a system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct System {
@@ -212,6 +219,9 @@ pub struct System {
     /// Whether the system may refuse to be installed; false sets `NIXOS_NO_CHECK`.
     #[serde(default = "yes")]
     pub check: bool,
+    /// Whether a system is refused that nothing is found to boot.
+    #[serde(default = "yes")]
+    pub boot_check: bool,
 }
 
 /// Something a step waits for and the controller delivers.

@@ -107,9 +107,25 @@ impl RunState {
         Ok(())
     }
 
+    /// Whether this step is under way.
+    pub fn is_running(&self, name: &str) -> bool {
+        let step = self.step(name);
+        step.is_some_and(|step| matches!(step.status, Status::Running))
+    }
+
     /// Returns the step of this name.
     pub fn step(&self, name: &str) -> Option<&StepState> {
         self.steps.iter().find(|step| step.name == name)
+    }
+
+    /// Whether a step was begun, by whichever process.
+    pub fn has_begun(&self, name: &str) -> bool {
+        self.step(name).is_some_and(|step| step.attempt > 0)
+    }
+
+    /// Whether a step is over, and well.
+    pub fn has_finished(&self, name: &str) -> bool {
+        self.step(name).is_some_and(StepState::is_finished)
     }
 
     /// Returns the step that is under way.
@@ -191,6 +207,11 @@ impl RunState {
 }
 
 impl StepState {
+    /// Whether it is over, and well.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.status, Status::Finished(_))
+    }
+
     fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -206,7 +227,7 @@ impl StepState {
     fn apply(&mut self, kind: &Kind, at_ms: u64) -> Result<(), &'static str> {
         match kind {
             Kind::StepStarted { attempt } => {
-                if matches!(self.status, Status::Finished(_)) && *attempt <= self.attempt {
+                if self.is_finished() && *attempt <= self.attempt {
                     return Err("the step is over");
                 }
                 self.status = Status::Running;

@@ -305,13 +305,14 @@ mod tests {
             });
         let folder = folder().prop_map(|path| path.parse().unwrap());
         let placed = (vec(owner, 0..3), vec(folder, 0..3));
-        (path(), option::of(blob()), placed, any::<bool>()).prop_map(
-            |(toplevel, extra_files, (owners, host_keys_to), check)| System {
+        (path(), option::of(blob()), placed, any::<[bool; 2]>()).prop_map(
+            |(toplevel, extra_files, (owners, host_keys_to), [check, boot_check])| System {
                 toplevel,
                 extra_files,
                 owners,
                 host_keys_to,
                 check,
+                boot_check,
             },
         )
     }

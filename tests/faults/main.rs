@@ -68,7 +68,12 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    // `cargo faults` ends in `--` for options of ours; people write another one, as for every other program
+    let mut words: Vec<_> = env::args_os().collect();
+    if words.get(1).is_some_and(|word| word == "--") {
+        words.remove(1);
+    }
+    match run(&Arguments::parse_from(words)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");

@@ -291,7 +291,9 @@ impl Stage<'_> {
                 continue;
             }
             // nobody comes back for an agent that is killed while it leaves
-            let late = fault.kind.kills() && is_over(&records(out)?);
+            let agent = matches!(fault.kind, Kind::Agent | Kind::Both);
+            let told = records(out)?;
+            let late = (agent && is_over(&told)) || has_ended(&told);
             let struck = match late {
                 true => Struck::TooLate,
                 false => self.strike(&fault, child)?,
@@ -489,6 +491,11 @@ fn is_over(records: &[Value]) -> bool {
     records
         .iter()
         .any(|record| record["kind"] == "run_finished")
+}
+
+/// Whether a command has said its last word: it only tidies up.
+fn has_ended(records: &[Value]) -> bool {
+    records.last().is_some_and(|last| !last["exit"].is_null())
 }
 
 /// Seconds since this host was booted, which are those of its namespaces too.

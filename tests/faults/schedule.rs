@@ -156,11 +156,6 @@ impl Kind {
         self <= Self::Rate
     }
 
-    /// Whether somebody is killed.
-    pub(crate) fn kills(self) -> bool {
-        matches!(self, Self::Controller | Self::Agent | Self::Both)
-    }
-
     /// Whether connections are lost by it.
     pub(crate) fn cuts(self) -> bool {
         self <= Self::Corrupt

@@ -10,6 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -96,6 +100,13 @@ impl Watched {
         self.child.kill().context("killing the command")?;
         let status = self.child.wait().context("waiting for the command")?;
         self.told(status.code())
+    }
+
+    /// Presses ctrl-c, and waits until it ends.
+    pub fn interrupt(self, deadline: Duration) -> Result<Told> {
+        let child = i32::try_from(self.child.id()).context("reading the command's id")?;
+        signal::kill(Pid::from_raw(child), Signal::SIGINT).context("interrupting the command")?;
+        self.end(deadline)
     }
 
     /// Waits until it ends by itself.

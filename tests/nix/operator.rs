@@ -155,6 +155,9 @@ async fn disks_and_keys_are_found_however_deep_they_lie() {
         (devices.keys[0].offset, devices.keys[0].size),
         (None, Some(64))
     );
+    assert_eq!(devices.asked, [""; 0]);
+    let asking = desk.nix.devices(&desk.flake("asking"), &desk.cx).await;
+    assert_eq!(asking.unwrap().asked, ["typed", "", "home"]);
 }
 
 #[tokio::test]

@@ -48,6 +48,25 @@
         toplevel = file "toplevel" "riscv64-linux" "echo toplevel > $out";
         installTest = file "install-test" "@here@" "echo it did not boot; exit 1";
       };
+      # nobody sits where its script would ask
+      asking.config = {
+        inherit (self.nixosConfigurations.here.config) system nix;
+        disko.devices = {
+          disk.main = {
+            device = "/dev/vda";
+            content.partitions = {
+              root.content = luks "typed" { askPassword = true; };
+              home.content = luks "filed" { settings.keyFile = "/tmp/disk.key"; };
+            };
+          };
+          zpool.tank = {
+            rootFsOptions = { keylocation = "prompt"; keyformat = "passphrase"; };
+            datasets.home = { name = "home"; options = { keyformat = "raw"; encryption = "on"; }; };
+            datasets.file.options = { keyformat = "raw"; keylocation = "file:///tmp/zfs.key"; };
+            datasets.inherits = { name = "inherits"; options.keylocation = "prompt"; };
+          };
+        };
+      };
       # says nothing of disks and caches
       silent.config = {
         inherit (self.nixosConfigurations.here.config) system;

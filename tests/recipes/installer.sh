@@ -62,8 +62,9 @@ ExecStartPre=
 ExecStartPre=/bin/mkdir -p /run/sshd
 ExecStartPre=/bin/sh -c "[ -e /etc/ssh/ssh_host_ed25519_key ] || ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
 END
-printf 'PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nUsePAM no\n' \
-  > "$root/etc/ssh/sshd_config.d/rig.conf"
+# the two keys that NixOS knows of, whatever the old system has
+printf 'PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nUsePAM no\nHostKey /etc/ssh/ssh_host_%s_key\nHostKey /etc/ssh/ssh_host_%s_key\n' \
+  rsa ed25519 > "$root/etc/ssh/sshd_config.d/rig.conf"
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
   e2scrub_reap.service fstrim.timer systemd-networkd-wait-online.service getty@tty1.service \
   lvm2-monitor.service systemd-timesyncd.service nix-daemon.socket nix-daemon.service \

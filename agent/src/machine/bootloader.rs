@@ -23,8 +23,14 @@ const ENTRIES: &[(&str, &str)] = &[
     ("limine", "limine/limine.conf"),
     ("limine", "EFI/limine/limine.conf"),
     ("limine", "limine.conf"),
+    ("refind", "EFI/refind/refind.conf"),
+    ("refind", "efi/refind/refind.conf"),
+    ("refind", "efi/boot/refind.conf"),
     ("raspberry pi", "cmdline.txt"),
 ];
+
+/// Loaders that are not started by UEFI, though the board may have started the installer so: U-Boot does both.
+const WITHOUT_EFI: &[&str] = &["extlinux", "raspberry pi"];
 
 /// Directories of `EFI` that hold kernels, not loaders.
 const NO_LOADERS: &[&str] = &["nixos", "Linux"];
@@ -40,36 +46,50 @@ pub struct Bootable {
     pub starts: Option<String>,
 }
 
+/// Why a machine will not boot a system, as far as can be seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unbootable {
+    /// A file that the boot loader needs is not there.
+    Broken(Failure),
+    /// Nothing is found that boots it: it may be unknown, or the firmware another one the next time.
+    Unknown(Failure),
+}
+
 impl Machine {
     /// Looks whether the machine will boot this system. Blocks.
-    pub fn bootable(&self, system: &StorePath, firmware: Firmware) -> Result<Bootable, Failure> {
+    pub fn bootable(&self, system: &StorePath, firmware: Firmware) -> Result<Bootable, Unbootable> {
         let refused = || Failure::new(format!("cannot boot {}", system.base_name())).code("LF1601");
         let partitions = self.boot_directories();
         let (loader, entry, partition) = find_entry(&partitions, system).ok_or_else(|| {
             refused()
                 .because(format!("no boot loader's entry in {} names it", shown(&partitions)))
                 .hint("look at the lines of the boot loader above, and at `boot.loader` in the configuration")
-        })?;
+                .hint("if it is a loader that landfall does not know, run the same command again with `--no-boot-check`")
+        }).map_err(Unbootable::Unknown)?;
         if let Some(missing) = self.missing_file(&entry, &partition, system) {
-            return Err(refused()
+            let failure = refused()
                 .because(format!(
                     "{} names {missing}, which is not there",
                     entry.display()
                 ))
-                .hint("see whether the boot partition is full: `df -h /mnt/boot`"));
+                .hint("see whether the boot partition is full: `df -h /mnt/boot`");
+            return Err(Unbootable::Broken(failure));
         }
+        let is_board = std::env::consts::ARCH != "x86_64";
         let starts = match firmware {
-            Firmware::Uefi => Some(efi_program(&partitions).ok_or_else(|| {
+            Firmware::Uefi if is_board && WITHOUT_EFI.contains(&loader) => Ok(None),
+            Firmware::Uefi => efi_program(&partitions).map(Some).ok_or_else(|| {
                 refused()
                     .because("the machine boots by UEFI, and no EFI program is in the `EFI` directory of any boot partition")
                     .hint("choose a boot loader for UEFI, such as `boot.loader.systemd-boot.enable = true`, or boot the machine in BIOS mode")
-            })?),
+            }),
             Firmware::Bios => self.boot_sector().map_err(|disks| {
                 refused()
                     .because(format!("the machine boots by BIOS, and there is no boot code on {disks}"))
                     .hint("choose a boot loader for BIOS, such as `boot.loader.grub.device`, or boot the machine in UEFI mode")
-            })?,
+            }),
         };
+        let starts = starts.map_err(Unbootable::Unknown)?;
         Ok(Bootable {
             loader: loader.to_owned(),
             entry,
@@ -239,7 +259,7 @@ fn named_files(text: &str, system: &str) -> Vec<String> {
             .to_ascii_lowercase()
             .as_str()
         {
-            "linux" | "linuxefi" | "kernel" => 1,
+            "linux" | "linuxefi" | "kernel" | "loader" => 1,
             "initrd" | "initrdefi" => usize::MAX,
             _ => 0,
         };
@@ -332,7 +352,7 @@ mod tests {
                 .with("mnt/boot/EFI/nixos/b-initrd.efi", "initrd")
         }
 
-        fn look(&self, firmware: Firmware) -> Result<Bootable, Failure> {
+        fn look(&self, firmware: Firmware) -> Result<Bootable, Unbootable> {
             let root = self.0.path();
             let machine = Machine::scripted(root, root, Script::default());
             machine.bootable(&SYSTEM.parse().unwrap(), firmware)
@@ -340,7 +360,8 @@ mod tests {
 
         #[track_caller]
         fn refuses(&self, firmware: Firmware, cause: &str) {
-            let failure = self.look(firmware).unwrap_err();
+            let (Unbootable::Broken(failure) | Unbootable::Unknown(failure)) =
+                self.look(firmware).unwrap_err();
             assert!(failure.causes[0].contains(cause), "{failure:?}");
             assert_eq!(failure.code, "LF1601");
         }
@@ -420,6 +441,32 @@ mod tests {
         target.refuses(Firmware::Bios, "names ../nixos/i");
         let target = target.with("mnt/boot/nixos/i", "initrd");
         assert_eq!(target.look(Firmware::Bios).unwrap().loader, "extlinux");
+    }
+
+    #[test]
+    fn refind_boots_a_uefi_machine() {
+        let config = format!(
+            "timeout 5\nmenuentry \"NixOS\" {{\n  loader /efi/nixos/k.efi\n  initrd /efi/nixos/i.efi\n  options \"init={SYSTEM}/init\"\n}}\n"
+        );
+        let target = Target::new()
+            .with("mnt/boot/efi/refind/refind.conf", &config)
+            .with("mnt/boot/EFI/refind/refind_x64.efi", "x")
+            .with("mnt/boot/efi/nixos/k.efi", "kernel");
+        target.refuses(Firmware::Uefi, "names /efi/nixos/i.efi");
+        let target = target.with("mnt/boot/efi/nixos/i.efi", "initrd");
+        assert_eq!(target.look(Firmware::Uefi).unwrap().loader, "refind");
+    }
+
+    #[test]
+    fn board_that_has_efi_may_boot_without_it() {
+        let config = format!("LABEL one\n  LINUX ../k\n  APPEND init={SYSTEM}/init\n");
+        let target = Target::new()
+            .with("mnt/boot/extlinux/extlinux.conf", &config)
+            .with("mnt/boot/k", "kernel");
+        match std::env::consts::ARCH {
+            "x86_64" => target.refuses(Firmware::Uefi, "no EFI program"),
+            _ => assert_eq!(target.look(Firmware::Uefi).unwrap().starts, None),
+        }
     }
 
     #[test]

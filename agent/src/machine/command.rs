@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::script::Script;
 use super::{
-    launch::start,
+    launch,
     mounts::Room,
     session::{self, Session},
 };
@@ -322,6 +322,14 @@ impl Piped {
 /// The kernel kills only the agent's own children with it. For the start of an agent, before it starts anything.
 pub fn end_leftovers() {
     session::kill_orphans(MARK);
+}
+
+async fn start(
+    command: &Command,
+    prepared: std::process::Command,
+) -> Result<(Child, Session), Failure> {
+    let started = launch::start(prepared, command.room.clone()).await;
+    started.map_err(|error| cannot_run(command, &error))
 }
 
 async fn run_real(

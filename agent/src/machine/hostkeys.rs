@@ -11,6 +11,9 @@ use ring::{
 
 use super::{Machine, TARGET, broken, files, inside::path_to};
 
+/// The host keys that the installer's sshd shows.
+pub const SHOWN: [&str; 2] = ["ssh_host_rsa_key", "ssh_host_ed25519_key"];
+
 /// A host key in the form of files that sshd reads.
 #[derive(Clone)]
 pub struct HostKey {
@@ -76,11 +79,42 @@ impl HostKey {
 }
 
 impl Machine {
-    /// Whether the running system has host keys where sshd looks first.
+    /// Whether the running system has a host key that the installer's sshd shows, where it looks for one.
+    ///
+    /// A link that leads nowhere is none. NixOS names an RSA and an Ed25519 key (`services.openssh.hostKeys`).
     pub fn has_host_keys(&self) -> bool {
-        self.names("/etc/ssh")
-            .iter()
-            .any(|name| name.starts_with("ssh_host_"))
+        let is_there = |name: &&str| {
+            let key = fs::metadata(self.at("/etc/ssh").join(name));
+            key.is_ok_and(|key| key.is_file() && key.len() > 0)
+        };
+        SHOWN.iter().any(is_there)
+    }
+
+    /// Returns the key that the installer gets where the old system has none, made when it is asked for first.
+    ///
+    /// It is kept in the agent's folder, in memory, so that it can be told before it is used. Blocks.
+    pub fn spare_host_key(&self) -> Result<HostKey, Failure> {
+        let (private, public) = (self.dir().join("host_key"), self.dir().join("host_key.pub"));
+        if let (Ok(private), Ok(public)) =
+            (fs::read_to_string(&private), fs::read_to_string(&public))
+        {
+            return Ok(HostKey { private, public });
+        }
+        let key = HostKey::generate()?;
+        // the public one first: it is no key without the other
+        files::write(&public, key.public.as_bytes(), 0o600)?;
+        files::write(&private, key.private.as_bytes(), 0o600)?;
+        Ok(key)
+    }
+
+    /// Returns the public host keys that the installer may show, one line each: those of this system that its own sshd would
+    /// take, and where it has none that is shown, the one that is made for it. Blocks.
+    pub fn keys_of_installer(&self) -> Result<Vec<String>, Failure> {
+        let mut keys = self.public_host_keys();
+        if !self.has_host_keys() {
+            keys.push(self.spare_host_key()?.public.trim_end().to_owned());
+        }
+        Ok(keys)
     }
 
     /// Copies the installer's host keys to a folder of the new system, where there are none, and returns how many files
@@ -162,6 +196,26 @@ mod tests {
             return;
         };
         assert_eq!(String::from_utf8(answer.stdout).unwrap(), key.public);
+    }
+
+    #[test]
+    fn key_that_the_installer_will_get_is_told_before_and_stays_the_same() {
+        let stage = Stage::new()
+            .file("run/landfall/lock", "")
+            .file("etc/ssh/ssh_host_ecdsa_key", "private")
+            .private("etc/ssh/ssh_host_ecdsa_key")
+            .file(
+                "etc/ssh/ssh_host_ecdsa_key.pub",
+                "ecdsa-sha2-nistp256 AAAA\n",
+            )
+            .link("etc/ssh/ssh_host_ed25519_key", "/nowhere");
+        let machine = stage.machine();
+        let told = machine.keys_of_installer().unwrap();
+        let spare = machine.spare_host_key().unwrap();
+        assert_eq!(told, ["ecdsa-sha2-nistp256 AAAA", spare.public.trim_end()]);
+        assert_eq!(machine.keys_of_installer(), Ok(told));
+        let stage = stage.file("etc/ssh/ssh_host_rsa_key", "private");
+        assert_eq!(stage.machine().keys_of_installer().unwrap().len(), 1);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     Machine, TARGET,
     archive::{Apart, Links, unpack},
     broken, files,
-    initrd::Amendment,
+    initrd::{self, Amendment},
 };
 
 /// Files of an image that are not needed any more once the kernel is loaded; all others are small.
@@ -66,7 +66,10 @@ impl Machine {
     pub fn stand_in(&self, amendment: &Amendment) -> Result<(), Failure> {
         let dir = self.kexec_dir();
         let text = serde_json::to_vec(amendment).expect("an amendment is plain data");
-        files::write(&dir.join("amend.json"), &text, 0o600)?;
+        let path = dir.join("amend.json");
+        files::write(&path, &text, 0o600)?;
+        // of an earlier try
+        let _ = fs::remove_file(initrd::done(&path));
         let bin = dir.join("bin");
         files::private_directory(&bin)?;
         let agent = std::env::current_exe().map_err(broken("cannot find the agent's own file"))?;

@@ -9,7 +9,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::ffi::OsStrExt,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use cpio::newc::{Builder, ModeFileType, trailer};
@@ -18,8 +18,10 @@ use landfall_proto::failure::Failure;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    broken,
+    broken, files,
+    hostkeys::SHOWN,
     marker::{self, Marker, Past},
+    routes,
 };
 
 /// Names the file that holds the [`Amendment`], in the environment of the `cpio` stand-in.
@@ -27,6 +29,8 @@ pub const AMEND: &str = "LANDFALL_CPIO_AMEND";
 
 const AUTHORIZED_KEYS: &str = "ssh/authorized_keys";
 const HOST_KEYS: &str = "ssh/ssh_host_";
+/// Where the old system has its host keys.
+const HOST_KEYS_OF: &str = "/etc/ssh";
 
 /// What is added to the archive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,8 +72,27 @@ fn run_cpio(args: &[String], input: impl Read, output: impl Write) -> Result<(),
         }
         None => None,
     };
-    archive(Path::new("."), input, separator, amendment.as_ref(), output)
-        .map_err(broken("cannot archive"))
+    let ssh = Path::new(HOST_KEYS_OF);
+    archive(
+        Path::new("."),
+        ssh,
+        input,
+        separator,
+        amendment.as_ref(),
+        output,
+    )
+    .map_err(broken("cannot archive"))?;
+    match std::env::var_os(AMEND) {
+        Some(path) => files::write(&done(Path::new(&path)), b"", 0o600),
+        None => Ok(()),
+    }
+}
+
+/// Is there once the archive was written to its end, beside what was added to it.
+///
+/// The image's script may not notice that its archive failed: a shell without `pipefail` looks at the last program alone.
+pub fn done(amendment: &Path) -> PathBuf {
+    amendment.with_extension("done")
 }
 
 /// Understands what is asked of `cpio`: to write the `newc` format, and what ends a name.
@@ -114,8 +137,12 @@ fn separator(args: &[String]) -> Result<u8, Failure> {
 }
 
 /// Writes the files that are named on the input, relative to a directory, and what is to be added.
+///
+/// `ssh` is where the host keys were copied from. The stock image copies links as links, and its installer stops in the
+/// middle of its boot over one that leads nowhere: such a key is read where it is, or left out.
 fn archive(
     directory: &Path,
+    ssh: &Path,
     mut names: impl Read,
     separator: u8,
     amendment: Option<&Amendment>,
@@ -135,7 +162,25 @@ fn archive(
         Ok(rest) if rest != Path::new("") => rest.to_string_lossy().into_owned(),
         _ => name.to_string_lossy().into_owned(),
     };
+    if names.is_empty() {
+        return Err(io::Error::other("no file is named: is there no `find`?"));
+    }
+    let mut has_host_keys = false;
     for name in &names {
+        let name_inside = inside(name);
+        if let Some(key) = name_inside
+            .strip_prefix("ssh/")
+            .filter(|_| name_inside.starts_with(HOST_KEYS))
+        {
+            let written = write_host_key(
+                &directory.join(name),
+                &ssh.join(key),
+                &name_inside,
+                &mut output,
+            )?;
+            has_host_keys |= written && SHOWN.contains(&key);
+            continue;
+        }
         let more = amendment.filter(|_| inside(name) == AUTHORIZED_KEYS);
         write_file(&directory.join(name), &inside(name), more, &mut output)?;
     }
@@ -154,7 +199,7 @@ fn archive(
                 &mut output,
             )?;
         }
-        if !has(HOST_KEYS) {
+        if !has_host_keys {
             for (name, content) in &amendment.host_keys {
                 let mode = if Path::new(name).extension().is_some() {
                     0o644
@@ -188,6 +233,32 @@ fn archive(
     output.flush()
 }
 
+/// Writes a host key: as it was copied, or where that is a link, what it leads to in the old system. Returns whether there
+/// was one.
+fn write_host_key(
+    copied: &Path,
+    original: &Path,
+    name: &str,
+    output: &mut impl Write,
+) -> io::Result<bool> {
+    let is_file =
+        |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
+    let is_link = fs::symlink_metadata(copied).is_ok_and(|found| found.is_symlink());
+    let source = if is_link { original } else { copied };
+    if !is_file(source) {
+        return Ok(false);
+    }
+    let mode = fs::metadata(source)?.mode() & 0o7777;
+    entry(
+        name,
+        ModeFileType::Regular,
+        mode,
+        &fs::read(source)?,
+        output,
+    )?;
+    Ok(true)
+}
+
 fn write_file(
     path: &Path,
     name: &str,
@@ -215,6 +286,9 @@ fn write_file(
         )));
     }
     let mut content = fs::read(path)?;
+    if name == routes::ROUTES {
+        content = routes::mended(&content).unwrap_or(content);
+    }
     if let Some(amendment) = amendment {
         if content.last().is_some_and(|last| *last != b'\n') {
             content.push(b'\n');
@@ -300,7 +374,8 @@ mod tests {
         amendment: Option<&Amendment>,
     ) -> BTreeMap<String, (u32, String)> {
         let mut output = Vec::new();
-        archive(dir, names.as_bytes(), b'\n', amendment, &mut output).unwrap();
+        let ssh = dir.join("etc-ssh");
+        archive(dir, &ssh, names.as_bytes(), b'\n', amendment, &mut output).unwrap();
         assert_eq!(output.len() % 4, 0);
         read_back(&output)
     }
@@ -344,6 +419,56 @@ mod tests {
             found["landfall-journal.json"].1,
             format!(r#"{{"run":"{run}","boot_id":"boot-1","host_keys":[],"journal":["header"]}}"#)
         );
+    }
+
+    #[test]
+    fn host_keys_that_are_links_are_read_where_they_lead() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["ssh", "etc-ssh", "persist"] {
+            fs::create_dir(path(folder)).unwrap();
+        }
+        let names = "./ssh\n./ssh/ssh_host_rsa_key\n./ssh/ssh_host_rsa_key.pub\n";
+        for name in ["ssh_host_rsa_key", "ssh_host_rsa_key.pub"] {
+            for folder in ["ssh", "etc-ssh"] {
+                symlink(format!("../persist/{name}"), path(folder).join(name)).unwrap();
+            }
+        }
+        // they lead nowhere: the installer gets others
+        let found = archived(dir.path(), names, Some(&amendment()));
+        assert!(!found.contains_key("ssh/ssh_host_rsa_key"), "{found:?}");
+        assert_eq!(found["ssh/ssh_host_ed25519_key"].1, "private");
+
+        for name in ["ssh_host_rsa_key", "ssh_host_rsa_key.pub"] {
+            fs::write(path("persist").join(name), name).unwrap();
+        }
+        // the copied links need not lead anywhere for that
+        fs::remove_dir_all(path("ssh")).unwrap();
+        fs::create_dir(path("ssh")).unwrap();
+        for name in ["ssh_host_rsa_key", "ssh_host_rsa_key.pub"] {
+            symlink(format!("elsewhere/{name}"), path("ssh").join(name)).unwrap();
+        }
+        let found = archived(dir.path(), names, Some(&amendment()));
+        let (mode, content) = &found["ssh/ssh_host_rsa_key"];
+        assert_eq!(
+            (mode & 0o170_000, &**content),
+            (0o100_000, "ssh_host_rsa_key")
+        );
+        assert!(!found.contains_key("ssh/ssh_host_ed25519_key"), "{found:?}");
+    }
+
+    #[test]
+    fn archive_of_nothing_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let nothing = archive(
+            dir.path(),
+            dir.path(),
+            &b"\n"[..],
+            b'\n',
+            Some(&amendment()),
+            Vec::new(),
+        );
+        assert!(nothing.is_err());
     }
 
     #[test]

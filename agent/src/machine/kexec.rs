@@ -1,5 +1,6 @@
 //! Stands in for the `kexec` of an image while the image's own script loads its kernel, and adds words to the command
-//! line of that kernel. Everything else is left to the real one, which becomes this process.
+//! line of that kernel. No kernel is loaded without its archive. Everything else is left to the real one, which becomes this
+//! process.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -11,10 +12,16 @@ use std::{
 
 use landfall_proto::failure::Failure;
 
-use super::{Machine, broken};
+use super::{
+    Machine, broken,
+    initrd::{self, AMEND},
+};
 
 /// Holds the words that are added, in the environment of the stand-in.
 pub const WORDS: &str = "LANDFALL_KEXEC_WORDS";
+
+/// Why no kernel was loaded.
+pub const NO_ARCHIVE: &str = "the archive with its keys and addresses was not written to the end";
 
 /// Longest command line that is made, in bytes.
 ///
@@ -32,6 +39,12 @@ pub fn applet(name: &OsStr) -> Option<Result<(), Failure>> {
 
 fn stand_in(program: &Path) -> Failure {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let amendment = std::env::var_os(AMEND).map(PathBuf::from);
+    if loads(&args) && amendment.is_some_and(|amendment| !initrd::done(&amendment).exists()) {
+        return Failure::new("refusing to load the installer")
+            .because(NO_ARCHIVE)
+            .code("LF1406");
+    }
     let words = std::env::var_os(WORDS).unwrap_or_default();
     // the kernel is loaded without the words sooner than not at all
     if let Some(more) = with_words(&args, &words)
@@ -42,6 +55,25 @@ fn stand_in(program: &Path) -> Failure {
     let real = real(program);
     let error = Command::new(&real).args(args).exec();
     broken(format!("cannot run {}", real.display()))(error)
+}
+
+/// Whether a kernel is to be loaded, and not started or unloaded.
+fn loads(args: &[OsString]) -> bool {
+    let others = [
+        "-e",
+        "--exec",
+        "-u",
+        "--unload",
+        "-S",
+        "--status",
+        "-v",
+        "--version",
+        "-h",
+        "--help",
+    ];
+    !args
+        .iter()
+        .any(|arg| others.iter().any(|other| arg == other))
 }
 
 /// The image's own program, once the agent is in its place.

@@ -2,33 +2,29 @@
 
 use std::{
     ffi::CStr,
+    io,
     sync::{OnceLock, mpsc},
 };
 
-use landfall_proto::failure::Failure;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{prctl, signal::Signal},
-    unistd::{Pid, chdir, chroot, mkdir, setsid},
+    unistd::{Pid, chdir, chroot, getpid, getppid, mkdir, setsid},
 };
 use tokio::process::Child;
 
-use super::{
-    command::{Command, cannot_run},
-    mounts::Room,
-    session::Session,
-};
+use super::{mounts::Room, session::Session};
 
 /// Starts a program in a session of its own, from a thread that lives as long as the agent.
 ///
 /// The kernel's `PR_SET_PDEATHSIG` looks at the *thread* that started a program: one of the runtime's threads may end
 /// early and would take the program with it.
 pub(super) async fn start(
-    command: &Command,
     mut prepared: std::process::Command,
-) -> Result<(Child, Session), Failure> {
+    room: Option<Room>,
+) -> io::Result<(Child, Session)> {
     type Job = Box<dyn FnOnce() + Send>;
     static STARTER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let starter = STARTER.get_or_init(|| {
@@ -36,7 +32,7 @@ pub(super) async fn start(
         std::thread::spawn(move || inbox.into_iter().for_each(|job| job()));
         jobs
     });
-    before_exec(&mut prepared, command.room.clone());
+    before_exec(&mut prepared, room);
     let runtime = tokio::runtime::Handle::current();
     let (answer, answered) = tokio::sync::oneshot::channel();
     let job = move || {
@@ -57,10 +53,9 @@ pub(super) async fn start(
     starter
         .send(Box::new(job))
         .expect("the starting thread lives as long as the agent");
-    let started = answered
+    answered
         .await
-        .expect("the starting thread answers every job");
-    started.map_err(|error| cannot_run(command, &error))
+        .expect("the starting thread answers every job")
 }
 
 /// Arranges what happens in the new process before it becomes the program.
@@ -70,9 +65,14 @@ pub(super) async fn start(
 )]
 fn before_exec(command: &mut std::process::Command, room: Option<Room>) {
     use std::os::unix::process::CommandExt;
+    let agent = getpid();
     let prepare = move || -> std::io::Result<()> {
         setsid()?;
         prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // an agent that was killed before this line would be survived
+        if getppid() != agent {
+            return Err(Errno::ESRCH.into());
+        }
         if let Some(room) = &room {
             enter(room)?;
         }

@@ -36,6 +36,7 @@ mod owners;
 pub mod reboot;
 mod record;
 pub mod room;
+mod routes;
 mod script;
 mod session;
 pub mod signature;

@@ -30,20 +30,42 @@ pub enum Kind {
     Md,
 }
 
+/// Swap areas, once they were to be turned off.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swaps {
+    /// Those that are off.
+    pub off: Vec<String>,
+    /// Those that stay on.
+    pub on: Vec<String>,
+}
+
 impl Machine {
     /// Turns off all swap but what lies in memory. Blocks.
-    pub fn swap_off(&self) -> Result<Vec<String>, Failure> {
+    ///
+    /// What the memory has no room for stays on: a reboot needs nothing of it.
+    pub fn swap_off(&self) -> Result<Swaps, Failure> {
         let mut swaps = self.swaps();
         swaps.retain(|path| !path.starts_with("/dev/zram"));
-        for path in swaps.iter().filter(|_| self.programs().are_real()) {
-            sys_mount::swapoff(path).map_err(|error| {
-                Failure::new(format!("cannot turn off swap on {path}"))
-                    .caused_by(&error)
-                    .hint("stop programs that need much memory, then run the same command again")
-                    .code("LF1605")
-            })?;
+        let mut turned = Swaps::default();
+        for path in swaps {
+            let off = match self.programs().are_real() {
+                true => sys_mount::swapoff(&path),
+                false => Ok(()),
+            };
+            match off {
+                Ok(()) => turned.off.push(path),
+                Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOMEM as i32) => {
+                    turned.on.push(path);
+                }
+                Err(error) => {
+                    return Err(Failure::new(format!("cannot turn off swap on {path}"))
+                        .caused_by(&error)
+                        .hint("see what uses it, then run the same command again: `swapon --show`")
+                        .code("LF1605"));
+                }
+            }
         }
-        Ok(swaps)
+        Ok(turned)
     }
 
     /// Exports all ZFS pools, so that the installed system may import them.

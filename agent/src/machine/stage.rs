@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,13 @@ impl Stage {
         let path = self.dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+        self
+    }
+
+    /// Lets nobody else read a file.
+    pub(crate) fn private(self, path: &str) -> Self {
+        let ours = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(self.dir.path().join(path), ours).unwrap();
         self
     }
 

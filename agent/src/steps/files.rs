@@ -135,6 +135,7 @@ mod tests {
             owners: Vec::new(),
             host_keys_to: vec!["/etc/ssh".parse().unwrap()],
             check: true,
+            boot_check: true,
         };
         let (machine, deliveries, mounts) =
             (stage.machine(), Delivered(archive), Mounts::default());
@@ -180,6 +181,7 @@ mod tests {
             owners: vec![owner("/home/user")],
             host_keys_to: vec!["/persist".parse().unwrap()],
             check: true,
+            boot_check: true,
         };
         let (machine, deliveries) = (stage.machine(), Delivered(archive));
         let place = async |order: &System| {

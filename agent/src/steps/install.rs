@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::{
     Machine, TARGET,
-    bootloader::Bootable,
+    bootloader::{Bootable, Unbootable},
     command::{Command, Ended},
 };
 
@@ -17,8 +17,10 @@ const BAD_SIGNS: &[&str] = &[
     "is not a FAT EFI System Partition",
     "Could not prepare Boot variable",
     "Failed to install bootloader",
-    "Traceback (most recent call last)",
 ];
+
+/// What stands in a line of which its own program says that it does no harm, as `bootctl --graceful` does.
+const HARMLESS: &str = "ignoring";
 
 /// Makes a system the one that boots.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Install<'a> {
     pub firmware: Firmware,
     /// Whether the system may refuse to be installed.
     pub check: bool,
+    /// Whether it is refused where nothing is found that boots it.
+    pub boot_check: bool,
 }
 
 /// A system that will boot.
@@ -38,8 +42,8 @@ pub struct Install<'a> {
 pub struct Installed {
     /// The system.
     pub system: StorePath,
-    /// How it will be booted.
-    pub bootable: Bootable,
+    /// How it will be booted; none where that was not found, and was not asked for.
+    pub bootable: Option<Bootable>,
 }
 
 impl Step for Install<'_> {
@@ -60,19 +64,35 @@ impl Step for Install<'_> {
                 .hint("the lines above show what it did; correct the cause and run the same command again")
                 .code("LF1602"));
         }
-        let bootable = self.look().await?;
+        let (bootable, doubt) = match self.look().await? {
+            Ok(bootable) => (Some(bootable), None),
+            Err(failure) if self.boot_check => return Err(failure),
+            Err(failure) => (None, Some(failure)),
+        };
+        let doubt = doubt.map(|failure| {
+            format!(
+                "{}; continuing because of `--no-boot-check`",
+                failure.in_one_line()
+            )
+        });
+        let warnings: Vec<String> = warning.into_iter().chain(doubt).collect();
         let installed = Installed {
             system: self.system.clone(),
             bootable,
         };
-        Ok(match warning {
-            None => Done::new(installed),
-            Some(warning) => Done::warned(installed, warning),
+        Ok(match warnings.is_empty() {
+            true => Done::new(installed),
+            false => Done::warned(installed, warnings.join(" · ")),
         })
     }
 
     async fn still_true(&self, proof: &Installed) -> bool {
-        proof.system == *self.system && self.look().await.is_ok_and(|now| now == proof.bootable)
+        let now = match self.look().await {
+            Ok(Ok(bootable)) => Some(bootable),
+            Ok(Err(_)) if !self.boot_check => None,
+            _ => return false,
+        };
+        proof.system == *self.system && proof.bootable == now
     }
 }
 
@@ -104,7 +124,8 @@ impl Install<'_> {
         self.machine.set_system_profile(self.system, &token).await?;
         let activate = self.machine.inside_target(self.system, "activate");
         let activate = self.unchecked(activate);
-        let activated = self.run(&activate, cx, said).await?;
+        // what it says is not about the boot loader
+        let activated = self.run(&activate, cx, &mut Said::default()).await?;
         let switch = self
             .machine
             .inside_target(self.system, "bin/switch-to-configuration")
@@ -150,12 +171,18 @@ impl Install<'_> {
             .await
     }
 
-    async fn look(&self) -> Result<Bootable, Failure> {
+    /// Looks how the system will be booted. The outer error is one that nobody can pass over: it is another system, or half
+    /// of one.
+    async fn look(&self) -> Result<Result<Bootable, Failure>, Failure> {
         let (system, firmware) = (self.system.clone(), self.firmware);
         let look = move |machine: &Machine| {
             machine.sync();
             match machine.system_profile() {
-                Some(found) if found == system => machine.bootable(&system, firmware),
+                Some(found) if found == system => match machine.bootable(&system, firmware) {
+                    Ok(bootable) => Ok(Ok(bootable)),
+                    Err(Unbootable::Unknown(failure)) => Ok(Err(failure)),
+                    Err(Unbootable::Broken(failure)) => Err(failure),
+                },
                 found => {
                     let found = found.map_or_else(|| "nothing".to_owned(), |path| path.to_string());
                     Err(Failure::new(format!("cannot boot {}", system.base_name()))
@@ -176,7 +203,8 @@ struct Said {
 
 impl Said {
     fn hear(&mut self, line: &str) {
-        if self.bad.is_none() && BAD_SIGNS.iter().any(|sign| line.contains(sign)) {
+        let is_bad = BAD_SIGNS.iter().any(|sign| line.contains(sign));
+        if self.bad.is_none() && is_bad && !line.contains(HARMLESS) {
             self.bad = Some(line.to_owned());
         }
     }
@@ -208,6 +236,7 @@ mod tests {
             system: &system,
             firmware,
             check: true,
+            boot_check: true,
         })
         .await
     }
@@ -222,7 +251,7 @@ mod tests {
     async fn installer_with_nixos_install_uses_it() {
         let stage = by_nixos_install(Ended::answer(0, "installation finished!\n", ""));
         let installed = install(&stage, Firmware::Uefi).await.unwrap();
-        assert_eq!(installed.bootable.loader, "systemd-boot");
+        assert_eq!(installed.bootable.unwrap().loader, "systemd-boot");
         let line = format!(
             "/usr/bin/nixos-install --no-root-passwd --no-channel-copy --system {SYSTEM} --root /mnt"
         );
@@ -254,6 +283,36 @@ mod tests {
                 .code,
             "LF1601"
         );
+    }
+
+    #[tokio::test]
+    async fn line_that_says_that_it_does_no_harm_is_believed() {
+        let said =
+            "Unable to write 'LoaderSystemToken' EFI variable, ignoring: No space left on device";
+        let stage = by_nixos_install(Ended::answer(0, "", said));
+        assert!(install(&stage, Firmware::Uefi).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn boot_loader_that_nobody_knows_is_taken_only_where_that_was_asked_for() {
+        let stage = Stage::new()
+            .mounted()
+            .link("mnt/nix/var/nix/profiles/system", SYSTEM)
+            .file("usr/bin/nixos-install", "")
+            .answer("/usr/bin/nixos-install", Ended::answer(0, "", ""));
+        let (machine, system) = (stage.machine(), SYSTEM.parse().unwrap());
+        let with = |boot_check| Install {
+            machine: &machine,
+            system: &system,
+            firmware: Firmware::Uefi,
+            check: true,
+            boot_check,
+        };
+        assert_eq!(run(&with(true)).await.unwrap_err().code, "LF1601");
+        let installed = run(&with(false)).await.unwrap();
+        assert_eq!(installed.bootable, None);
+        assert!(with(false).still_true(&installed).await);
+        assert!(!with(true).still_true(&installed).await);
     }
 
     #[tokio::test]
@@ -292,6 +351,7 @@ mod tests {
                 system: &system,
                 firmware: Firmware::Uefi,
                 check,
+                boot_check: true,
             };
             format!("{:?}", install.unchecked(Command::new("x"))).contains("NIXOS_NO_CHECK")
         };

@@ -17,9 +17,8 @@ use super::Arrived;
 use crate::machine::{
     Machine,
     command::{Command, Ended, PATH},
-    hostkeys::HostKey,
     initrd::{AMEND, Amendment},
-    kexec::WORDS,
+    kexec::{NO_ARCHIVE, WORDS},
     marker::{Marker, Past},
     timer,
 };
@@ -32,6 +31,9 @@ const WITHOUT_TIMER: &str = "the installer does not boot the old system again by
 
 /// Copying and compressing the state takes seconds, loading a big initrd on a slow disk a minute.
 const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Longest that what was written before may take to reach the disks.
+const SYNC: Duration = Duration::from_secs(120);
 
 /// Of the seconds between loading and starting, those that it may take to clean the disk.
 const TIDYING: Duration = Duration::from_secs(3);
@@ -69,6 +71,7 @@ impl Step for Kexec<'_> {
         self.allowed()?;
         self.unpack(cx).await?;
         self.has_memory()?;
+        self.sync(cx).await;
         let host_keys = self.prepare().await?;
         self.load(cx).await?;
         self.leave_disk().await;
@@ -160,6 +163,13 @@ impl Kexec<'_> {
             .code("LF1404"))
     }
 
+    /// Writes out what is in memory: `kexec -e` does so too, and the machine answers as before for as long as that takes.
+    async fn sync(&self, cx: &Context) {
+        cx.waiting("what was written to reach the disks");
+        // a file server that is gone must not keep it for ever
+        let _ = tokio::time::timeout(SYNC, self.machine.blocking(Machine::sync)).await;
+    }
+
     async fn prepare(&self) -> Result<Vec<String>, Failure> {
         let authorized_key = self.order.authorized_key.clone();
         let marker = Marker {
@@ -174,10 +184,9 @@ impl Kexec<'_> {
                 marker,
                 past: None,
             };
-            let mut public = machine.public_host_keys();
+            let public = machine.keys_of_installer()?;
             if !machine.has_host_keys() {
-                let key = HostKey::generate()?;
-                public = vec![key.public.trim_end().to_owned()];
+                let key = machine.spare_host_key()?;
                 let name = "ssh_host_ed25519_key";
                 amendment.host_keys = vec![
                     (name.to_owned(), key.private),
@@ -191,9 +200,7 @@ impl Kexec<'_> {
                 journal,
             });
             machine.stand_in(&amendment)?;
-            if amendment.marker.return_after > 0 {
-                machine.stand_in_for_kexec()?;
-            }
+            machine.stand_in_for_kexec()?;
             Ok(public)
         };
         self.machine.blocking(prepare).await
@@ -260,6 +267,9 @@ impl Kexec<'_> {
         let mut failure = ended
             .failure("cannot boot the installer by kexec")
             .code("LF1405");
+        if ended.stderr.contains(NO_ARCHIVE) {
+            return failure.because(NO_ARCHIVE).code("LF1406");
+        }
         if ended.ok() {
             failure = failure.because(format!("it did not say `{MARKER}`"));
         }
@@ -375,7 +385,7 @@ mod tests {
             // the image's script, which would call the stand-in, is a line of this stage
             assert_eq!(returns, has_timer);
             let real = stage.machine().size_of(&stage.root().join(REAL));
-            assert_eq!(real.is_ok(), !has_timer);
+            assert!(real.is_ok());
             let amendment = stage.read("run/landfall/kexec/amend.json");
             assert!(amendment.contains(&format!(r#""return_after":{return_after}"#)));
         };
@@ -386,7 +396,10 @@ mod tests {
     #[tokio::test]
     async fn host_keys_of_the_old_system_stay() {
         let (stage, _) = stage(Ended::answer(0, SAID, ""));
-        let stage = stage.file("etc/ssh/ssh_host_rsa_key.pub", "ssh-rsa BBBB\n");
+        let stage = stage
+            .file("etc/ssh/ssh_host_rsa_key", "private")
+            .private("etc/ssh/ssh_host_rsa_key")
+            .file("etc/ssh/ssh_host_rsa_key.pub", "ssh-rsa BBBB\n");
         assert_eq!(load(&stage, "").await.unwrap().host_keys, ["ssh-rsa BBBB"]);
     }
 
@@ -396,6 +409,13 @@ mod tests {
         let failure = load(&stage, "").await.unwrap_err();
         assert_eq!(failure.code, "LF1405");
         assert!(failure.causes[2].contains(MARKER), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn archive_that_was_not_made_is_told_as_such() {
+        let said = format!("error: refusing to load the installer\ncaused by: {NO_ARCHIVE}");
+        let (stage, _) = stage(Ended::answer(1, "", &said));
+        assert_eq!(load(&stage, "").await.unwrap_err().code, "LF1406");
     }
 
     #[tokio::test]

@@ -14,6 +14,8 @@ pub struct Mount<'a> {
     pub machine: &'a Machine,
     /// The disks, and what the script did to them; nothing when somebody else mounted.
     pub formatted: Option<(&'a Formatted, DiskoMode)>,
+    /// Whether this run has begun to take down what was mounted: what is left of it is not enough.
+    pub let_go: bool,
 }
 
 /// File systems that are mounted below `/mnt`.
@@ -29,6 +31,9 @@ impl Step for Mount<'_> {
     type Proof = Mounts;
 
     async fn run(&self, _: &Context) -> Result<Done<Mounts>, Failure> {
+        if self.let_go {
+            return Err(sealed());
+        }
         if self.machine.is_mount_point(TARGET) {
             return Ok(Done::new(self.mounts()));
         }
@@ -73,6 +78,14 @@ impl Mount<'_> {
     }
 }
 
+fn sealed() -> Failure {
+    Failure::new("refusing to install to disks that were let go of")
+        .because("this run has unmounted them for the reboot, and something else is asked for now")
+        .hint("`--disko-mode mount` mounts them again, formats nothing, and installs what is asked for")
+        .hint("or boot the machine: it has the system that was asked for before")
+        .code("LF1504")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +103,7 @@ mod tests {
             run(&Mount {
                 machine: &machine,
                 formatted,
+                let_go: false,
             })
             .await
         };

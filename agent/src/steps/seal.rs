@@ -36,7 +36,14 @@ impl Step for Seal<'_> {
         let swaps = self.machine.blocking(Machine::swap_off).await?;
         cx.waiting("what was written to reach the disks");
         self.machine.blocking(Machine::sync).await;
+        for on in swaps.on {
+            cx.line(format!(
+                "swap on {on} stays on; the memory has no room for what is in it"
+            ));
+        }
         let unmounted = self.machine.unmount_target(&cancel).await?;
+        // layers may lie on volumes of a pool, and a pool on layers
+        self.machine.close_layers(&cancel).await;
         let pools = self.machine.export_pools(&cancel).await?;
         for open in self.machine.close_layers(&cancel).await {
             cx.line(format!("{open} stays open; nothing uses it"));
@@ -44,7 +51,7 @@ impl Step for Seal<'_> {
         self.machine.blocking(Machine::sync).await;
         let sealed = Sealed {
             unmounted,
-            swaps,
+            swaps: swaps.off,
             pools,
         };
         // not before: a path of the installer may be one of the new system while that is mounted

@@ -4,11 +4,10 @@ use std::{path::PathBuf, sync::Mutex, time::Duration};
 
 use landfall_proto::failure::{Contact, Failure};
 
-use super::{Own, now};
+use super::Own;
 use crate::{
     desk::Desk,
-    local::{bundle::Archive, records::Records},
-    operate,
+    local::{bundle::Archive, clock::now, records::Records, signals::stopped},
 };
 
 /// Longest that a command ends later for it.
@@ -61,7 +60,7 @@ async fn gather(desk: &Desk, failure: &Failure) -> Result<PathBuf, Failure> {
     let broke_off = |why: &str| Err(Failure::new(why).code("LF0921"));
     let gathered = tokio::select! {
         biased;
-        () = operate::stopped() => broke_off("somebody pressed ctrl-c"),
+        () = stopped() => broke_off("somebody pressed ctrl-c"),
         gathered = tokio::time::timeout(PATIENCE, machine) => gathered
             .unwrap_or_else(|_| broke_off(&format!("it took more than {} s", PATIENCE.as_secs()))),
     };

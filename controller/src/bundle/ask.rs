@@ -6,37 +6,25 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Mutex,
-    time::Duration,
 };
 
 use engine::{
-    journal::{Header, Journal},
     run::Run,
     step::{Context, Done, Repeat, Step},
 };
 use landfall_proto::{failure::Failure, order::RunId};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::OnceCell;
 
-use super::{Own, now};
+use super::Own;
 use crate::{
-    desk::{Desk, Login},
+    desk::Desk,
     exit::{self, Ended, Exit, Trail},
-    local::{
-        bundle::Archive,
-        keys::Credentials,
-        records::Records,
-        state::{self, RunFolder},
-    },
-    operate,
-    phases::connect::Connect,
+    local::{bundle::Archive, clock::now, records::Records, state::RunFolder},
     remote::{link::LinkView, ssh::Ssh},
     request::Request,
     screen::{self, Screen, Style},
-    visit::Forgetful,
+    visit::{Errand, Find, Forgetful, Told},
 };
-
-/// Time for the screen to show the last events.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,13 +86,13 @@ async fn make(wanted: &Wanted, screen: &Screen) -> Result<(PathBuf, Option<Ended
     };
     own.add_to(&mut archive)?;
     let archive = Mutex::new(archive);
-    let (gathered, link) = drive(request.clone(), newest.clone(), &archive, screen).await;
+    let (told, link) = drive(request.clone(), newest.as_ref(), &archive, screen).await;
     let archive = archive.into_inner().expect("nobody panics with it");
     let trail = Trail::default();
-    let (gathered, ended) = match gathered {
-        Some(Ok(who)) => (Ok(who), None),
-        Some(Err(failure)) => (Err(failure.clone()), Some(Ended::failed(failure, &trail))),
-        None => {
+    let (gathered, ended) = match told {
+        Told::Done(who) => (Ok(who), None),
+        Told::Failed(failure) => (Err(failure.clone()), Some(Ended::failed(failure, &trail))),
+        Told::Stopped => {
             let why = Failure::new("somebody pressed ctrl-c").code("LF0921");
             (Err(why), Some(Ended::interrupted(&trail)))
         }
@@ -116,109 +104,45 @@ async fn make(wanted: &Wanted, screen: &Screen) -> Result<(PathBuf, Option<Ended
     Ok((path, ended))
 }
 
-/// Gathers from the machine; none where somebody stopped it.
+/// Gathers from the machine. Returns how the link was at the end, too.
 async fn drive(
     request: Request,
-    run: Option<(RunId, RunFolder)>,
+    run: Option<&(RunId, RunFolder)>,
     archive: &Mutex<Archive>,
     screen: &Screen,
-) -> (Option<Result<String, Failure>>, LinkView) {
-    let (mut told, desk, _sockets) = match set_up(request, run, screen) {
-        Ok(set_up) => set_up,
-        Err(failure) => return (Some(Err(failure)), LinkView::default()),
-    };
-    let shown = tokio::spawn(screen::show(
-        told.board(),
-        desk.view.subscribe(),
-        screen.clone(),
-    ));
-    let story = async {
-        let who = told
-            .step(&Gather {
-                desk: &desk,
-                archive,
-            })
-            .await?;
-        told.finish()?;
-        Ok(who)
-    };
-    let gathered = tokio::select! {
-        biased;
-        () = operate::stopped() => None,
-        gathered = story => Some(gathered),
-    };
-    tokio::select! {
-        _ = desk.leave() => {}
-        () = operate::stopped() => screen.note("the agent may still be on the machine"),
-    }
-    // what was stopped has no last event
-    if gathered.is_some() {
-        let _ = tokio::time::timeout(LAST_WORDS, shown).await;
-    }
-    let link = desk.view.borrow().clone();
-    (gathered, link)
-}
-
-type SetUp = (Run<Forgetful>, Desk, state::SocketFolder);
-
-fn set_up(
-    request: Request,
-    run: Option<(RunId, RunFolder)>,
-    screen: &Screen,
-) -> Result<SetUp, Failure> {
-    let sockets = state::socket_folder()?;
-    let path = sockets.path().to_owned();
-    let login = Login::open(&request, &path, String::new(), screen)?;
+) -> (Told<String>, LinkView) {
     // what is learnt about another machine, or for the first time, is not written down
-    let (run, folder) = match run.filter(|(_, folder)| folder.has_pin()) {
-        Some(run) => run,
-        None => (
-            RunId::from_bytes(rand::random()),
-            RunFolder::passing(path.clone()),
-        ),
+    let run = run.filter(|(_, folder)| folder.has_pin());
+    // without the keys of the run, no agent of it lets us in
+    let may_call = run.is_some_and(|(_, folder)| folder.credentials_are_kept());
+    let known = run.map(|(id, folder)| (id, folder));
+    let errand = match Errand::begin(request, Gather::NAME, known, screen) {
+        Ok(errand) => errand,
+        Err(failure) => return (Told::Failed(failure), LinkView::default()),
     };
-    let credentials = match Credentials::kept(&folder.credentials())? {
-        Some(kept) => kept,
-        None => Credentials::make()?,
+    let link = errand.view();
+    let gather = async |run: &mut Run<Forgetful>, desk: &Desk, way: &OnceCell<Ssh>| {
+        run.step(&Find { desk, way }).await?;
+        run.step(&Gather {
+            desk,
+            way,
+            may_call,
+            archive,
+        })
+        .await
     };
-    let header = Header::new(run.clone(), &[Gather::NAME], String::new(), 0);
-    let journal = Journal::begin(Forgetful, header).expect("what is forgotten cannot fail");
-    let told = Run::begin(journal, CancellationToken::new())?;
-    let desk = Desk::new(
-        request,
-        run,
-        folder,
-        path,
-        credentials,
-        login,
-        screen.clone(),
-    );
-    Ok((told, desk, sockets))
+    let told = errand.run(gather, screen).await;
+    let link = link.borrow().clone();
+    (told, link)
 }
 
-/// Finds the machine, and lets it tell.
+/// Lets the machine tell.
 struct Gather<'a> {
     desk: &'a Desk,
+    way: &'a OnceCell<Ssh>,
+    /// Whether an agent of the run would let us in.
+    may_call: bool,
     archive: &'a Mutex<Archive>,
-}
-
-impl Gather<'_> {
-    /// Finds the machine: the installer of the run, one that an earlier run has left, or the machine as it was named.
-    async fn way(&self, cx: &Context) -> Result<(Ssh, Option<String>), Failure> {
-        let connect = Connect { desk: self.desk };
-        let is_pinned = self.desk.is_pinned();
-        if is_pinned && let Some(installer) = connect.installer(cx).await {
-            return Ok((installer, None));
-        }
-        if let Some(left) = connect.left().await {
-            return Ok((left, None));
-        }
-        let warning = match is_pinned {
-            true => None,
-            false => connect.trust(cx).await?,
-        };
-        Ok((self.desk.pinned(self.desk.ssh()), warning))
-    }
 }
 
 impl Step for Gather<'_> {
@@ -227,7 +151,7 @@ impl Step for Gather<'_> {
     type Proof = String;
 
     async fn run(&self, cx: &Context) -> Result<Done<String>, Failure> {
-        let (way, warning) = self.way(cx).await?;
+        let way = self.way.get().expect("the machine was found before");
         let take = |piece: landfall_proto::wire::Piece| {
             cx.waiting(format!("what comes after {}", piece.name));
             self.archive
@@ -235,13 +159,8 @@ impl Step for Gather<'_> {
                 .expect("nobody panics with it")
                 .add(&piece)
         };
-        // without the keys of the run, no agent of it lets us in
-        let may_call = self.desk.folder.credentials_are_kept();
-        let who = self.desk.gather_from(way, may_call, cx, take).await?;
-        Ok(match warning {
-            Some(warning) => Done::warned(who, warning),
-            None => Done::new(who),
-        })
+        let gathered = self.desk.gather_from(way.clone(), self.may_call, cx, take);
+        Ok(Done::new(gathered.await?))
     }
 
     async fn still_true(&self, _: &String) -> bool {

@@ -7,10 +7,7 @@
 mod after;
 mod ask;
 
-use std::{
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 
 use landfall_proto::{failure::Failure, redact::redact};
 
@@ -92,9 +89,4 @@ pub(crate) fn words() -> String {
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     redact(&words.join(" ")).into_owned()
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

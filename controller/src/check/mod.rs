@@ -15,16 +15,16 @@ mod report;
 #[cfg(test)]
 mod samples;
 
-use std::{
-    fmt,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fmt;
 
 use landfall_proto::{facts::Facts, failure::Failure, image::Size};
 use serde::Serialize;
 
 pub use self::look::check;
-use crate::request::{self, Phase, Request};
+use crate::{
+    local::clock,
+    request::{self, Phase, Request},
+};
 
 /// What was found out about one way to fail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -117,13 +117,12 @@ impl Wanted {
             request::Image::Default => Image::Stock,
             request::Image::File(_) | request::Image::Url(_) => Image::Own,
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             kexec,
             image,
             reboot: request.phases.has(Phase::Reboot),
             disks: Vec::new(),
-            now: now.ok().map(|since| since.as_secs()),
+            now: Some(clock::now()).filter(|now| *now > 0),
         }
     }
 }

@@ -111,6 +111,9 @@ struct WorkArgs {
     /// Do not wait for the installed system to come up
     #[arg(long)]
     no_verify: bool,
+    /// Reboot although nothing was found that boots the system: the boot loader may be one that landfall does not know
+    #[arg(long)]
+    no_boot_check: bool,
     /// Leave the run's journal on the installed system, in `/nix/var/landfall`
     #[arg(long)]
     keep_journal: bool,
@@ -194,6 +197,7 @@ impl InstallArgs {
             host_keys_to: each_once(etc_ssh.into_iter().chain(self.what.copy_host_keys_to)),
             hardware: hardware.transpose()?,
             check: !environment.no_check,
+            boot_check: !self.work.no_boot_check,
             nix: self.nix.options(&self.deprecated, self.output.debug)?,
             yes: self.work.yes,
             resume: resume(self.work.resume, self.work.fresh)?,

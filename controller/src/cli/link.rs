@@ -52,7 +52,7 @@ pub(super) struct LinkArgs {
     /// What to do about a host key that ssh does not know
     #[arg(long, value_enum, default_value_t, value_name = "POLICY")]
     host_key_policy: Policy,
-    /// Take only a host key with this fingerprint (can be repeated)
+    /// Take only a machine with this host key, by its fingerprint (can be repeated)
     #[arg(long, value_name = "SHA256:…")]
     host_key: Vec<Fingerprint>,
     /// Try again for this long when the link is lost: a number and `s`, `m` or `h`

@@ -77,7 +77,7 @@ struct Cli {
     name = "nixos-anywhere",
     bin_name = "nixos-anywhere",
     version,
-    about = "Install NixOS on a machine that is reachable over SSH. This is landfall, which asks nothing under this name",
+    about = "Install NixOS on a machine that is reachable over SSH. This is landfall, which under this name asks nothing that nixos-anywhere does not ask",
     after_help = after_help(),
     max_term_width = 100
 )]

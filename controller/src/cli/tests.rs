@@ -146,7 +146,7 @@ fn host_keys_go_to_each_folder_once() {
 fn what_has_no_effect_is_warned_about() {
     let request = request(
         "-f .#a --phases disko --kexec x --extra-files y --copy-host-keys --chown / 0 \
-         --ssh-option UserKnownHostsFile=z --ssh-store-setting compress true h",
+         --ssh-option StrictHostKeyChecking=no --ssh-store-setting compress true h",
     );
     let warnings = request.warnings();
     assert_eq!(warnings.len(), 6, "{warnings:?}");

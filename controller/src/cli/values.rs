@@ -15,7 +15,7 @@ pub(super) enum Mode {
     Disko,
     /// Mount what is there
     Mount,
-    /// Create what is missing and mount
+    /// Create what is missing; mounts nothing
     Format,
 }
 

@@ -14,7 +14,7 @@ use crate::{
     request::{BuildOn, Image, Kexec, NixOptions, Output, Phases, Request, Resume, Target},
 };
 
-/// What `landfall check`, `status` and `attach` take.
+/// What every command takes that goes to a machine and installs nothing.
 #[derive(Debug, Args)]
 pub(super) struct VisitArgs {
     #[command(flatten)]
@@ -120,6 +120,7 @@ fn looking(
         host_keys_to: Vec::new(),
         hardware: None,
         check: true,
+        boot_check: true,
         nix: NixOptions {
             build_on: BuildOn::Auto,
             settings: Vec::new(),

@@ -8,7 +8,7 @@ use landfall_proto::{
     facts::Facts,
     failure::{Contact, Failure},
     order::{Job, Order, RunId},
-    report::{End, RunState, Status},
+    report::{End, RunState},
     stream::mux::Mux,
     v1::HelloReply,
 };
@@ -26,6 +26,7 @@ use crate::{
         trouble::LinkError,
         upload::{self, Placed},
     },
+    request::Phase,
 };
 
 /// The agent's folder on the target; in memory on every system that has `/run`.
@@ -101,9 +102,14 @@ impl Reached {
 }
 
 impl Desk {
-    /// Brings the agent to the machine, starts it, and says Hello.
-    pub async fn reach(&self, ssh: Ssh, revive: bool, cx: &Context) -> Result<Reached, Failure> {
-        let (ssh, placed, arch) = self.land(ssh, cx).await?;
+    /// Brings the agent to the machine, starts it, and says Hello. `patience` is how long a first answer is waited for.
+    pub async fn reach(
+        &self,
+        ssh: Ssh,
+        patience: Duration,
+        cx: &Context,
+    ) -> Result<Reached, Failure> {
+        let (ssh, placed, arch) = self.land(ssh, patience, cx).await?;
         cx.waiting("the agent to start");
         if let Some(landing) = self.landing.lock().await.as_mut() {
             landing.started = true;
@@ -122,7 +128,7 @@ impl Desk {
             retrying,
         )
         .await?;
-        let link = Link::connect(self.way(ssh, placed, deadline, revive)).await?;
+        let link = Link::connect(self.way(ssh, placed, deadline, true)).await?;
         let hello = link.hello().await?;
         self.keep_off(&link, &hello).await?;
         link.take().await?;
@@ -167,7 +173,7 @@ impl Desk {
     ///
     /// Disturbs no agent that is at work there, and leaves its file where it was before.
     pub async fn look(&self, ssh: Ssh, cx: &Context) -> Result<Facts, Failure> {
-        let (ssh, placed, _) = self.land(ssh, cx).await?;
+        let (ssh, placed, _) = self.land(ssh, Duration::ZERO, cx).await?;
         let sent = self.landing.lock().await.as_ref().is_some_and(|l| l.sent);
         cx.waiting("the agent to look at the machine");
         let facts = upload::look(&ssh, &placed, AGENT_FOLDER, sent).await?;
@@ -180,10 +186,14 @@ impl Desk {
     pub(super) async fn land(
         &self,
         ssh: Ssh,
+        patience: Duration,
         cx: &Context,
     ) -> Result<(Ssh, Placed, Arch), Failure> {
         cx.waiting("the machine to say what it is");
-        let machine = upload::probe(&ssh).await?;
+        let unseen = |error: &SshError| {
+            cx.waiting(format!("the machine: {}", error.trouble.seen()));
+        };
+        let machine = upload::probe_within(&ssh, patience, unseen).await?;
         let arch = machine.arch(ssh.destination())?;
         let (ssh, root) = self.login.root(ssh, &machine).await?;
         let agent = agents::find(arch.name())?;
@@ -272,11 +282,7 @@ impl Desk {
     /// Follows the agent until all these steps are over, and shows what they tell.
     pub async fn follow(&self, steps: &[&str], cx: &Context) -> Result<(), Failure> {
         self.follow_until(cx, |state| {
-            let finished = |name: &&str| {
-                let step = state.step(name);
-                step.is_some_and(|step| matches!(step.status, Status::Finished(_)))
-            };
-            steps.iter().all(finished)
+            steps.iter().all(|step| state.has_finished(step))
         })
         .await
     }
@@ -295,10 +301,7 @@ impl Desk {
             return Ok(false);
         }
         let events = self.link().await?.confirm().await?.events;
-        let over = |state: &RunState| {
-            let step = state.step(step);
-            step.is_some_and(|step| matches!(step.status, Status::Finished(_)))
-        };
+        let over = |state: &RunState| state.has_finished(step);
         self.follow_until(cx, |state| over(state) || state.next >= events)
             .await?;
         let agent = self.agent.lock().await;
@@ -316,15 +319,23 @@ impl Desk {
         let mut state = RunState::default();
         let all = |state: &RunState| state.next >= hello.events;
         link.follow(&self.run, &mut state, all, |_| {}).await?;
-        let has_image = state
-            .step("image")
-            .is_some_and(|step| matches!(step.status, Status::Finished(_)));
-        Ok(has_image && matches!(state.end, None | Some(End::Finished)))
+        Ok(state.has_finished("image") && matches!(state.end, None | Some(End::Finished)))
     }
 
-    /// Follows the agent until its run has ended.
-    pub async fn follow_to_the_end(&self, cx: &Context) -> Result<(), Failure> {
-        self.follow_until(cx, |state| state.end.is_some()).await
+    /// Follows the agent until a phase of what it installs is over, of which these are the last steps.
+    ///
+    /// The last phase that was asked for is followed to the end of its run: an agent whose end was not seen would stay, and
+    /// not reboot.
+    pub async fn follow_phase(
+        &self,
+        phase: Phase,
+        steps: &[&str],
+        cx: &Context,
+    ) -> Result<(), Failure> {
+        match self.request.phases.ends_with(phase) {
+            true => self.follow_until(cx, |state| state.end.is_some()).await,
+            false => self.follow(steps, cx).await,
+        }
     }
 
     async fn follow_until(

@@ -2,7 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use landfall_proto::failure::Failure;
+use landfall_proto::failure::{Contact, Failure};
+use tokio::time::Instant;
 
 use super::{Desk, agent::AGENT_FOLDER};
 use crate::{
@@ -14,13 +15,18 @@ use crate::{
 /// Why the phases that are left are passed over.
 pub const ALONE: &str = "the agent does it alone";
 
-/// How often a machine is asked that may just be booting, and how long is waited in between.
-const TRIES: usize = 4;
+/// How long is waited before a machine is asked again that may just be booting.
 const PAUSE: Duration = Duration::from_secs(3);
+/// Logins refused for this long are no longer a machine that is still booting.
+const REFUSED_FOR: Duration = Duration::from_secs(180);
+/// What is said of a machine that lets nobody in.
+const LOGIN_REFUSED: &str = "LF0105";
 
 impl Desk {
     /// Leaves the run to the agent, which has all that it waits for. Nobody has to come to see its end.
-    pub async fn hand_over(&self, system: Option<&str>) -> Result<(), Failure> {
+    ///
+    /// Returns false where it has failed meanwhile: that is to be seen now.
+    pub async fn hand_over(&self, system: Option<&str>) -> Result<bool, Failure> {
         let (link, next) = {
             let agent = self.agent.lock().await;
             let agent = agent.as_ref().ok_or_else(super::agent::no_agent)?;
@@ -31,10 +37,13 @@ impl Desk {
             boot_id: link.hello().await?.boot_id,
             system: system.map(str::to_owned),
         })?;
-        link.release_ahead(&self.run, next).await?;
+        if !link.release_ahead(&self.run, next).await? {
+            self.folder.forget_alone()?;
+            return Ok(false);
+        }
         self.alone.store(true, Ordering::Relaxed);
         self.hang_up().await;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether the run was left to its agent by this process.
@@ -42,22 +51,25 @@ impl Desk {
         self.alone.load(Ordering::Relaxed)
     }
 
-    /// Whether an agent that was left alone by an earlier process has done it all, as far as can be seen from here.
+    /// Whether an agent that was left alone by an earlier process has done it all.
     ///
-    /// What is booting or out of reach counts as done where the machine was to reboot: the phase that looks at the
-    /// installed system waits for it and says what it sees.
+    /// Waits for a machine that is booting or out of reach, as long as the installed system may take to boot. A machine that
+    /// lets nobody in counts as done where it was to reboot, for the installer lets this run in: the phase that looks at the
+    /// installed system says what it sees.
     pub async fn is_done_alone(&self) -> Result<bool, Failure> {
         let Some(alone) = self.folder.alone()? else {
             return Ok(false);
         };
         let reboots = self.request.phases.has(Phase::Reboot);
-        let done = match self.who_answers().await {
+        let done = match self.who_answers().await? {
             Some((ssh, machine)) if machine.variant == "installer" => {
                 // it leaves when it is done and there is nothing to reboot for
                 let gone = self.is_gone(&ssh, &machine).await?;
                 !reboots && gone && machine.boot_id == alone.boot_id
             }
-            Some((_, machine)) => reboots && alone.system == machine.system,
+            Some((_, machine)) => {
+                reboots && alone.system.is_some() && alone.system == machine.system
+            }
             None => reboots,
         };
         if !done {
@@ -66,21 +78,45 @@ impl Desk {
         Ok(done)
     }
 
-    /// Asks the installer, then the installed system, a few times.
-    async fn who_answers(&self) -> Option<(Ssh, Machine)> {
+    /// Asks the installer, then the installed system, until one of them answers; none where what answers lets nobody in.
+    async fn who_answers(&self) -> Result<Option<(Ssh, Machine)>, Failure> {
         let ways = std::iter::once(self.installer_ssh()).chain(self.booted_ssh());
         let ways: Vec<Ssh> = ways.collect();
-        for attempt in 0..TRIES {
-            if attempt > 0 {
-                tokio::time::sleep(PAUSE).await;
-            }
+        let patience = self.request.system_boots();
+        let begun = Instant::now();
+        let (mut refused_since, mut told) = (None, String::new());
+        loop {
+            let mut failure = None;
             for ssh in &ways {
-                if let Ok(machine) = upload::probe(ssh).await {
-                    return Some((ssh.clone(), machine));
+                match upload::probe(ssh).await {
+                    Ok(machine) => return Ok(Some((ssh.clone(), machine))),
+                    Err(why) => failure = Some(why),
                 }
+                // whose key it showed need not be the machine's
+                ssh.forget_first();
             }
+            let failure = failure.expect("there is a way in");
+            refused_since = match failure.code == LOGIN_REFUSED {
+                true => refused_since.or(Some(Instant::now())),
+                false => None,
+            };
+            if refused_since.is_some_and(|since| since.elapsed() > REFUSED_FOR) {
+                return Ok(None);
+            }
+            if begun.elapsed() + PAUSE > patience {
+                return Err(failure
+                    .under("cannot find out what became of the run that was left to its agent")
+                    .contact(Contact::Unseen));
+            }
+            let seen = failure.in_one_line();
+            if told != seen {
+                self.screen.note(&format!(
+                    "waiting for the machine, which was left to its agent: {seen}"
+                ));
+                told = seen;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
-        None
     }
 
     /// Whether nothing is left of the agent.

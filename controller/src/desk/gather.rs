@@ -45,7 +45,7 @@ impl Desk {
         cx: &Context,
         mut take: impl FnMut(Piece) -> Result<(), Failure>,
     ) -> Result<String, Failure> {
-        let (ssh, placed, _) = self.land(ssh, cx).await?;
+        let (ssh, placed, _) = self.land(ssh, Duration::ZERO, cx).await?;
         let sent = self.landing.lock().await.as_ref().is_some_and(|l| l.sent);
         cx.waiting("what the machine has to say");
         if may_call {

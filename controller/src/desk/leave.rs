@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use landfall_proto::{event::Kind, report::RunState};
+use landfall_proto::{
+    event::Kind,
+    failure::Failure,
+    report::{End, RunState},
+};
 
 use super::{
     Desk,
@@ -23,6 +27,17 @@ impl Desk {
     pub async fn has_ordered(&self) -> bool {
         let agent = self.agent.lock().await;
         agent.as_ref().is_some_and(|agent| agent.ordered)
+    }
+
+    /// Lets an agent go that knows this run, of which an earlier process has seen the end.
+    pub async fn let_go_again(&self) -> Result<(), Failure> {
+        let link = self.link().await?;
+        let hello = link.confirm().await?;
+        if hello.run_id == self.run.as_str() {
+            link.leave(Some(&self.run), hello.events).await;
+            self.hang_up().await;
+        }
+        Ok(())
     }
 
     /// Takes the agent off a machine that stays what it was. What cannot be taken off is told, not failed on.
@@ -57,8 +72,7 @@ impl Desk {
             return false;
         }
         // what has not begun waits for something that nobody would bring any more, and would keep every other run out
-        let begun = |name| state.step(name).is_some_and(|step| step.attempt > 0);
-        let waits = agent.unfed && !begun("format");
+        let waits = agent.unfed && !state.has_begun("format");
         if agent.installs && state.end.is_none() && !waits {
             // half a format helps nobody: it finishes what it has the inputs for, and the same command takes it up,
             // and what it has begun meanwhile is not known here
@@ -66,7 +80,7 @@ impl Desk {
             return true;
         }
         let mut missed = false;
-        if state.end.is_none() && link.abort(&self.run, "the operator").await.is_ok() {
+        if state.end.is_none() && link.abort(&self.run, "the operator", &[]).await.is_ok() {
             let over = |state: &RunState| state.end.is_some();
             // a run that is not seen to end is not let go of
             let _ = link
@@ -77,6 +91,10 @@ impl Desk {
         }
         if missed {
             self.screen.missed_some();
+        }
+        if !agent.installs && state.end == Some(End::Finished) {
+            // it was too late to stop: the machine boots the installer
+            self.set_leaving(true);
         }
         // an order that never arrived has left no run
         let run = (state.next > 0).then_some(&self.run);

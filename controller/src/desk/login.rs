@@ -19,7 +19,9 @@ use crate::{
     },
     remote::{
         askpass::Asker,
-        probe::{Lock, Machine, Root},
+        host_key,
+        probe::{Lock, Machine},
+        shell::Root,
         ssh::Ssh,
         upload,
     },
@@ -211,7 +213,7 @@ impl Desk {
             (self.request.host_keys_to.iter()).any(|folder| folder.as_str() == "/etc/ssh");
         let known = self.folder.path().join("installed_known_hosts");
         let believed = |ssh: Ssh| match keeps_key {
-            true => self.pinned(ssh),
+            true => self.known(ssh),
             false => ssh.accepting(&known, &self.alias()),
         };
         self.installed_ssh().into_iter().map(believed).collect()
@@ -229,7 +231,21 @@ impl Desk {
     pub fn installer_ssh(&self) -> Ssh {
         let host = &self.request.target.host;
         let ssh = self.ssh_to(&format!("root@{host}"), installer_port(&self.request));
-        self.pinned(ssh.run_key(Some(self.folder.key())).without_passwords())
+        self.known(ssh.run_key(Some(self.folder.key())).without_passwords())
+    }
+
+    /// Knows the machine by any of the keys that it told of, once it runs a system that takes them over.
+    fn known(&self, ssh: Ssh) -> Ssh {
+        ssh.pinned(&self.folder.known_installer(), &self.alias())
+    }
+
+    /// Takes what a pinned machine says of its host keys for what the installer may show.
+    pub fn pin_for_installer(&self, told: &[String]) -> Result<(), Failure> {
+        let (pinned, all) = (
+            self.folder.known_hosts(),
+            self.folder.installer_known_hosts(),
+        );
+        host_key::pin_for_installer(&pinned, told, &self.alias(), &all)
     }
 
     /// Returns how an installer is reached that an earlier run has left running, if one has; nobody else is let in.
@@ -244,13 +260,20 @@ impl Desk {
         })
     }
 
+    /// Whether the machine that an earlier run has left had one of these keys, before it became an installer or since.
+    pub fn left_has_one_of(&self, fingerprints: &[String]) -> bool {
+        host_key::pinned_fingerprints(&self.login.way_in.known_hosts())
+            .iter()
+            .any(|pinned| fingerprints.contains(pinned))
+    }
+
     /// Takes the machine for the one that an earlier run has left running, from now on.
     pub fn pin_left(&self) -> Result<(), Failure> {
         self.login.way_in.pin(&self.folder, &self.alias())
     }
 
     /// Keeps the way into the installer that this run has booted, for the runs after it.
-    pub(super) fn keep_way_in(&self, folder: &RunFolder) {
+    pub fn keep_way_in(&self, folder: &RunFolder) {
         // a later command then has to be let in by what it is given
         if self.login.way_in.keep(folder).is_err() {
             self.screen

@@ -7,11 +7,19 @@ use landfall_proto::failure::Failure;
 use super::{Desk, agent::AGENT_FOLDER};
 use crate::remote::{
     agent::Link,
-    place::Place,
+    place::{Place, Traces},
     probe::Machine,
+    shell::Root,
     ssh::Ssh,
     upload::{self, Placed},
 };
+
+/// How often a socket is asked behind which nobody answers, and how long is waited in between: an agent that was killed comes
+/// back within a second.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_secs(2);
+/// What a program says that finds no agent serving.
+const NOT_STARTED: &str = "LF0209";
 
 impl Desk {
     /// Finds what the machine is, and the agent that serves there, as one that only looks; none where none does.
@@ -24,10 +32,29 @@ impl Desk {
     ) -> Result<(Machine, Option<Link>), Failure> {
         let machine = upload::probe(&ssh).await?;
         let (ssh, root) = self.login.root(ssh, &machine).await?;
-        let traces = upload::traces(&ssh, root, AGENT_FOLDER).await?;
-        if !traces.socket {
-            return Ok((machine, None));
+        for attempt in 0..TRIES {
+            if attempt > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
+            let traces = upload::traces(&ssh, root, AGENT_FOLDER).await?;
+            if !traces.socket {
+                break;
+            }
+            if let Some(placed) = self.admitted(&ssh, root, traces).await? {
+                let link = Link::connect(self.way(ssh, placed, patience, false)).await?;
+                return Ok((machine, Some(link)));
+            }
         }
+        Ok((machine, None))
+    }
+
+    /// Lets this process in to the agent that serves there, and returns its program; none where the socket is a dead one's.
+    async fn admitted(
+        &self,
+        ssh: &Ssh,
+        root: Root,
+        traces: Traces,
+    ) -> Result<Option<Placed>, Failure> {
         let credentials = self.credentials.for_agent();
         for (folder, hash) in traces.programs {
             let place = Place {
@@ -36,15 +63,13 @@ impl Desk {
                 root,
             };
             let placed = Placed { place, hash };
-            // a socket may have been left by an agent that was killed
-            if upload::admit(&ssh, &placed, AGENT_FOLDER, &credentials)
-                .await
-                .is_ok()
-            {
-                let link = Link::connect(self.way(ssh, placed, patience, false)).await?;
-                return Ok((machine, Some(link)));
+            match upload::admit(ssh, &placed, AGENT_FOLDER, &credentials).await {
+                Ok(_) => return Ok(Some(placed)),
+                Err(failure) if failure.code == NOT_STARTED => {}
+                // a login that was lost says nothing about an agent
+                Err(failure) => return Err(failure),
             }
         }
-        Ok((machine, None))
+        Ok(None)
     }
 }

@@ -63,6 +63,7 @@ pub struct Desk {
     agent: Mutex<Option<Agent>>,
     landing: Mutex<Option<Landing>>,
     alone: AtomicBool,
+    leaving: AtomicBool,
 }
 
 impl Desk {
@@ -92,6 +93,7 @@ impl Desk {
             agent: Mutex::default(),
             landing: Mutex::default(),
             alone: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
         }
     }
 
@@ -102,6 +104,16 @@ impl Desk {
         (seconds > 0).then(|| {
             format!("left alone with unchanged disks, the machine boots its old system again after {after}")
         })
+    }
+
+    /// Says whether the machine is on its way into the installer that this run boots: there only this run's key may open it.
+    pub fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Relaxed);
+    }
+
+    /// Whether the machine is on its way into the installer.
+    pub fn is_on_its_way(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Returns the nix of this machine.

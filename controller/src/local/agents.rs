@@ -37,7 +37,7 @@ pub fn find(arch: &str) -> Result<AgentFile, Failure> {
             failure = failure.because(format!("there is no {}", path.display()));
         }
         return Err(failure.hint(
-            "name the folder that has it: `LANDFALL_AGENT_DIR=DIR landfall …`; building the agents is in the README",
+            "name the folder that has it: `LANDFALL_AGENT_DIR=DIR landfall …`; `nix build` puts the agents beside landfall",
         ));
     };
     let bytes = fs::read(path).map_err(|error| cannot("read", path).caused_by(&error))?;

@@ -46,10 +46,23 @@ pub fn tie(command: &mut Command, group: Group) {
     reason = "the standard library has no safe way to ask for a death signal"
 )]
 fn die_with_parent(command: &mut Command) {
-    use nix::sys::{prctl, signal::Signal};
-    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
+    use nix::{
+        errno::Errno,
+        sys::{prctl, signal::Signal},
+        unistd::{getpid, getppid},
+    };
+    let landfall = getpid();
+    let prepare = move || -> std::io::Result<()> {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // a command that was killed before this line would be survived
+        match getppid() == landfall {
+            true => Ok(()),
+            false => Err(Errno::ESRCH.into()),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made, which are async-signal-safe and allocate nothing.
     unsafe {
-        command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+        command.pre_exec(prepare);
     }
 }
 

@@ -56,6 +56,16 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     }
 }
 
+/// Removes a file, if it is there.
+pub fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(cannot("remove", path).caused_by(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Opens a file to read its lines.
 pub fn open(path: &Path) -> Result<std::io::BufReader<fs::File>, Failure> {
     let opened = fs::File::open(path);

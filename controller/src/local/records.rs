@@ -39,14 +39,14 @@ impl Records {
         Some((id, folder))
     }
 
-    /// Returns the run that is open.
+    /// Returns the run that is open: of two, the one that has ordered something.
     pub(super) fn open(&self) -> Result<Option<OpenRun>, Failure> {
-        state::open_run(&self.folder)
+        Ok(state::runs(&self.folder)?.pop())
     }
 
     /// Returns where a run is remembered.
     pub(super) fn run(&self, id: &RunId) -> RunFolder {
-        RunFolder::passing(self.runs().join(id.as_str()))
+        RunFolder::of(&self.folder, id)
     }
 
     /// Returns the run that was written to last.
@@ -112,6 +112,7 @@ mod tests {
             order: String::new(),
             began: 0,
             said: None,
+            before: None,
         };
         fs::write(
             records.folder.join("run.json"),

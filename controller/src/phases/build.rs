@@ -43,6 +43,6 @@ impl Step for Build<'_> {
     }
 
     async fn still_true(&self, _: &Prepared) -> bool {
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }

@@ -46,7 +46,7 @@ impl Step for Connect<'_> {
 
     async fn still_true(&self, _: &Reached) -> bool {
         // a new process has no connection, whatever the earlier one had; after the reboot it needs none
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }
 
@@ -82,7 +82,7 @@ impl Connect<'_> {
             if !is_pinned {
                 self.desk.pin_left()?;
             }
-            let reached = self.desk.reach(ssh, true, cx).await?;
+            let reached = self.desk.reach(ssh, Duration::ZERO, cx).await?;
             return Ok(Done::new(reached));
         }
         if let Some(installed) = self.installed().await {
@@ -94,7 +94,7 @@ impl Connect<'_> {
             false => self.trust(cx).await?,
         };
         let ssh = self.desk.pinned(self.desk.ssh());
-        let reached = self.desk.reach(ssh, true, cx).await;
+        let reached = self.desk.reach(ssh, Duration::ZERO, cx).await;
         let reached = reached.map_err(|failure| self.after_the_disks(failure))?;
         Ok(match warning {
             Some(warning) => Done::warned(reached, warning),
@@ -147,7 +147,7 @@ impl Connect<'_> {
     /// Returns the way to the installer that an earlier process of this run booted, if it answers.
     ///
     /// A machine that was told to boot it is waited for: it may be on its way.
-    pub(crate) async fn installer(&self, cx: &Context) -> Option<Ssh> {
+    async fn installer(&self, cx: &Context) -> Option<Ssh> {
         let installer = self.desk.installer_ssh();
         let named = self.desk.pinned(self.desk.ssh());
         let until = tokio::time::Instant::now() + self.desk.request.installer_boots();
@@ -178,10 +178,8 @@ impl Connect<'_> {
         };
         // what was named on the command line stands above what was seen before
         let pins = desk.fingerprints();
-        if !pins.is_empty() {
-            let folder = desk.folder.path();
-            let seen = host_key::look(&ssh, desk.request.host_key, &pins, folder, FIRST_LOOK);
-            seen.await.ok()?;
+        if !pins.is_empty() && !desk.left_has_one_of(&pins) {
+            return None;
         }
         let machine = upload::probe(&ssh).await.ok()?;
         (machine.variant == "installer").then_some(ssh)
@@ -216,6 +214,8 @@ impl Connect<'_> {
             Verdict::Refuse(failure) => return Err(failure),
         }
         host_key::pin(key_of(&seen), &desk.alias(), &desk.folder.known_hosts())?;
+        // what another system told, it tells anew
+        desk.folder.forget_installer()?;
         Ok(warning)
     }
 }

@@ -44,22 +44,17 @@ impl Step for Disko<'_> {
             self.desk.supply(Input::DiskoScript).await?;
         }
         let request = &self.desk.request;
-        if request.hands_over() && !request.phases.has(Phase::Install) {
-            self.desk.hand_over(None).await?;
+        let hands_over = request.hands_over() && !request.phases.has(Phase::Install);
+        if hands_over && self.desk.hand_over(None).await? {
             return Ok(Done::skipped((), ALONE));
         }
-        self.desk
-            .follow(&["inspect", "tools", "format", "mount"], cx)
-            .await?;
-        if !request.phases.has(Phase::Install) && !request.phases.has(Phase::Reboot) {
-            // nothing comes after: an agent whose end was not seen would stay
-            self.desk.follow_to_the_end(cx).await?;
-        }
+        let steps = ["inspect", "tools", "format", "mount"];
+        self.desk.follow_phase(Phase::Disko, &steps, cx).await?;
         Ok(Done::new(()))
     }
 
     async fn still_true(&self, _proof: &()) -> bool {
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }
 

@@ -48,21 +48,17 @@ impl Step for Install<'_> {
             }
             self.desk.supply(Input::System).await?;
         }
-        if self.desk.request.hands_over() {
-            let system = self.prepared.system.as_ref();
-            let toplevel = system.map(|system| system.toplevel.as_str());
-            self.desk.hand_over(toplevel).await?;
+        let system = self.prepared.system.as_ref();
+        let toplevel = system.map(|system| system.toplevel.as_str());
+        if self.desk.request.hands_over() && self.desk.hand_over(toplevel).await? {
             return Ok(Done::skipped((), ALONE));
         }
-        self.desk.follow(&["copy", "files", "install"], cx).await?;
-        if !self.desk.request.phases.has(Phase::Reboot) {
-            // nothing comes after: an agent whose end was not seen would stay
-            self.desk.follow_to_the_end(cx).await?;
-        }
+        let steps = ["copy", "files", "install"];
+        self.desk.follow_phase(Phase::Install, &steps, cx).await?;
         Ok(Done::new(()))
     }
 
     async fn still_true(&self, _proof: &()) -> bool {
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }

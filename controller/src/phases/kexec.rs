@@ -1,5 +1,5 @@
-//! Boots the installer, and believes that it did only what cannot be otherwise: another boot, the run's own marker, the
-//! same host key.
+//! Boots the installer, and believes that it did only what cannot be otherwise: another boot, the run's own marker, a host
+//! key that the machine had.
 
 use std::time::Duration;
 
@@ -17,6 +17,10 @@ use crate::{
 
 /// Between two looks whether the machine has gone already, while its agent does not answer.
 const PAUSE: Duration = Duration::from_secs(2);
+/// What is said of an installer that does not come.
+const LATE: &str = "LF0332";
+/// What is said of another host key.
+const STRANGER: &str = "LF0106";
 
 /// Boots the installer.
 #[derive(Debug)]
@@ -66,7 +70,7 @@ impl Step for Kexec<'_> {
     }
 
     async fn still_true(&self, _: &Reached) -> bool {
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }
 
@@ -127,9 +131,28 @@ impl Departure<'_> {
     }
 
     /// Waits for the installer, and brings the agent there.
+    ///
+    /// Until that has come to an end the machine counts as being on its way: whoever stops waiting leaves a run to be taken up.
     pub(super) async fn arrive(&self, cx: &Context) -> Result<Reached, Failure> {
         let desk = self.desk;
+        desk.set_leaving(true);
+        desk.keep_way_in(&desk.folder);
         desk.hang_up().await;
+        let arrived = self.installer(cx).await;
+        let stays = match &arrived {
+            Ok(_) => false,
+            // the line may be down, and the machine there all the same; another host key is another machine
+            Err(failure) => {
+                let unseen = failure.code == LATE || failure.contact == Contact::Unseen;
+                unseen && failure.code != STRANGER && !self.is_back().await
+            }
+        };
+        desk.set_leaving(stays);
+        arrived
+    }
+
+    async fn installer(&self, cx: &Context) -> Result<Reached, Failure> {
+        let desk = self.desk;
         let ssh = desk.installer_ssh();
         wait::for_boot(
             std::slice::from_ref(&ssh),
@@ -144,8 +167,10 @@ impl Departure<'_> {
             },
         )
         .await
-        .map_err(|failure| self.hinted(failure).or_code("LF0332"))?;
-        let reached = desk.reach(ssh, true, cx).await?;
+        .map_err(|failure| self.hinted(failure).or_code(LATE))?;
+        // it has answered once: a line that breaks just then is tried again
+        let patience = desk.request.reconnect_timeout;
+        let reached = desk.reach(ssh, patience, cx).await?;
         if reached.kexec_marker != desk.run.as_str() {
             return Err(Failure::new("refusing to go on after kexec")
                 .because(
@@ -155,5 +180,11 @@ impl Departure<'_> {
                 .code("LF0330"));
         }
         Ok(reached)
+    }
+
+    /// Whether the machine answers from the boot that was to end.
+    async fn is_back(&self) -> bool {
+        let answer = upload::probe(&self.desk.pinned(self.desk.ssh())).await;
+        answer.is_ok_and(|machine| machine.boot_id == self.boot_id)
     }
 }

@@ -26,6 +26,7 @@ impl Step for Preflight<'_> {
         cx.waiting("the agent to look at the machine");
         let facts = self.desk.inspect().await?;
         self.desk.screen.machine(&facts);
+        self.desk.pin_for_installer(&facts.host_keys)?;
         let wanted = Wanted::of(&self.desk.request, &facts);
         let checks = check::checks(&facts, &wanted);
         if let Some(failure) = check::failure(&checks) {
@@ -39,6 +40,6 @@ impl Step for Preflight<'_> {
     }
 
     async fn still_true(&self, _: &Facts) -> bool {
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }

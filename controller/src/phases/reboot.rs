@@ -4,7 +4,10 @@ use engine::step::{Context, Done, Repeat, Step};
 use landfall_proto::failure::Failure;
 
 use super::prepare::Prepared;
-use crate::desk::{ALONE, Desk, Reached};
+use crate::{
+    desk::{ALONE, Desk, Reached},
+    request::Phase,
+};
 
 /// Leaves the disks clean and reboots.
 #[derive(Debug)]
@@ -28,15 +31,16 @@ impl Step for Reboot<'_> {
         }
         self.machine.check_installer()?;
         self.desk.order(self.prepared.job()).await?;
-        self.desk.follow(&["seal", "reboot"], cx).await?;
+        self.desk
+            .follow_phase(Phase::Reboot, &["reboot"], cx)
+            .await?;
         // the agent reboots only once it knows that its last word was heard
-        self.desk.follow_to_the_end(cx).await?;
         self.desk.release(&self.machine.boot_id).await?;
         self.desk.hang_up().await;
         Ok(Done::new(()))
     }
 
     async fn still_true(&self, _proof: &()) -> bool {
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }

@@ -24,7 +24,7 @@ use tonic::{Response, Status};
 
 use super::{
     channel::{self, Caller, Client, Connection, Use},
-    follow::Light,
+    light::Light,
     link::LinkView,
     ssh::{Ssh, quote},
     tls::Trust,
@@ -170,7 +170,7 @@ impl Link {
                 client.inspect(v1::InspectRequest {}).await
             })
             .await?;
-        wire::facts_from_wire(&reply.facts).map_err(|error| unreadable(&error))
+        wire::facts_from_wire(&reply.facts).map_err(|error| LinkError::unreadable(&error))
     }
 
     /// Hands the order over. Repeatable: a run that is there already is not started twice.
@@ -242,22 +242,29 @@ impl Link {
             })
             .await?;
         let (output, complaints) =
-            wire::description_from_wire(reply).map_err(|error| unreadable(&error))?;
+            wire::description_from_wire(reply).map_err(|error| LinkError::unreadable(&error))?;
         Ok(Description { output, complaints })
     }
 
-    /// Stops the run.
-    pub async fn abort(&self, run: &RunId, by: &str) -> Result<(), LinkError> {
+    /// Stops the run, unless it is in one of the steps to be spared, whose name is returned then.
+    pub async fn abort(
+        &self,
+        run: &RunId,
+        by: &str,
+        spares: &[&str],
+    ) -> Result<Option<String>, LinkError> {
         let request = v1::AbortRequest {
             run_id: run.to_string(),
             by: by.to_owned(),
+            spares: spares.iter().map(|step| (*step).to_owned()).collect(),
         };
-        self.call(CALL, |mut client: Client| {
-            let request = request.clone();
-            async move { client.abort(request).await }
-        })
-        .await?;
-        Ok(())
+        let reply = self
+            .call(CALL, |mut client: Client| {
+                let request = request.clone();
+                async move { client.abort(request).await }
+            })
+            .await?;
+        Ok(Some(reply.spared).filter(|step| !step.is_empty()))
     }
 
     /// Says that all events below `next` were seen; returns whether the agent lets go.
@@ -543,10 +550,6 @@ fn pause(attempt: u32) -> Duration {
         .0
         .saturating_mul(1 << (attempt - 1).min(8))
         .min(PAUSE.1)
-}
-
-pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> LinkError {
-    LinkError::Unreadable(trouble::whole(error))
 }
 
 #[cfg(test)]

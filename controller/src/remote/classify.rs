@@ -212,7 +212,7 @@ impl Trouble {
             ),
             Self::HostKeyChanged => format!(
                 "if the machine was reinstalled on purpose, forget its old key with `ssh-keygen -R {}`; if not, somebody may stand between",
-                super::ssh::host_of(destination)
+                host_of(destination)
             ),
             Self::HostKeyUnknown => format!(
                 "log in once with `ssh {destination}` to check the key, or name it with `--host-key SHA256:…`"
@@ -290,6 +290,12 @@ impl From<SshError> for Failure {
         }
         failure
     }
+}
+
+/// Returns the host part of a destination.
+fn host_of(destination: &str) -> &str {
+    let text = destination.strip_prefix("ssh://").unwrap_or(destination);
+    text.rsplit_once('@').map_or(text, |(_, host)| host)
 }
 
 #[cfg(test)]
@@ -424,5 +430,12 @@ mod tests {
         };
         assert_eq!(hints("op@h: Permission denied (publickey).\n"), 1);
         assert_eq!(hints("op@h: Permission denied (publickey,password).\n"), 2);
+    }
+
+    #[test]
+    fn host_is_found_in_any_form() {
+        assert_eq!(host_of("root@h"), "h");
+        assert_eq!(host_of("ssh://root@h:22"), "h:22");
+        assert_eq!(host_of("h"), "h");
     }
 }

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{
-    agent::{Link, unreadable},
+    agent::Link,
     channel::Use,
     trouble::{self, LinkError, Meaning},
 };
@@ -135,22 +135,6 @@ impl Link {
     }
 }
 
-/// Where a reader is among the light events of one agent process.
-#[derive(Debug, Default)]
-pub(super) struct Light {
-    process: u64,
-    next: u64,
-}
-
-impl Light {
-    /// Starts anew where the agent did: light events are numbered per process.
-    fn of(&mut self, process: u64) {
-        if self.process != process {
-            *self = Self { process, next: 0 };
-        }
-    }
-}
-
 fn take(
     report: &v1::Report,
     state: &mut RunState,
@@ -162,9 +146,11 @@ fn take(
             state.next, report.next
         )));
     }
-    for event in wire::events_from_wire(report).map_err(|error| unreadable(&error))? {
+    for event in wire::events_from_wire(report).map_err(|error| LinkError::unreadable(&error))? {
         let news = !event.kind.is_heavy() || event.index >= state.next;
-        state.apply(&event).map_err(|error| unreadable(&error))?;
+        state
+            .apply(&event)
+            .map_err(|error| LinkError::unreadable(&error))?;
         if news {
             tell(&event);
         }
@@ -222,17 +208,5 @@ mod tests {
         .unwrap();
         let shorter = wire::report_to_wire(&story()[..1], (1, 0));
         assert!(take(&shorter, &mut state, &mut |_| {}).is_err());
-    }
-
-    #[test]
-    fn light_events_are_counted_per_process() {
-        let mut light = Light {
-            process: 1,
-            next: 7,
-        };
-        light.of(1);
-        assert_eq!(light.next, 7);
-        light.of(2);
-        assert_eq!(light.next, 0);
     }
 }

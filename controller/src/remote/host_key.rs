@@ -5,8 +5,12 @@
 
 use std::{path::Path, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
+};
 use landfall_proto::failure::Failure;
+use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -15,6 +19,18 @@ use super::{
     ssh::{Ssh, Trust},
 };
 use crate::{local::file, request::HostKeyPolicy};
+
+/// More keys than any machine has; RSA of 16384 bits takes 2800 bytes in base 64.
+const KEYS: usize = 16;
+const KEY_MAX: usize = 4096;
+/// The kinds that sshd makes host keys of.
+const KINDS: [&str; 5] = [
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+];
 
 /// A machine's public key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +158,40 @@ pub fn pin(key: &HostKey, alias: &str, path: &Path) -> Result<(), Failure> {
     )
 }
 
+/// Pins for the installer what is pinned already, and the keys that the machine itself says it has.
+///
+/// The installer takes them over, and may show another one than the old system: its sshd need not know every kind. Lines
+/// that are no key are passed over.
+pub fn pin_for_installer(
+    pinned: &Path,
+    told: &[String],
+    alias: &str,
+    path: &Path,
+) -> Result<(), Failure> {
+    let mut text = String::from_utf8_lossy(&file::read(pinned)?.unwrap_or_default()).into_owned();
+    for line in told.iter().take(KEYS) {
+        let key = line.split(' ').nth(1).filter(|key| key.len() <= KEY_MAX);
+        let Some((kind, key)) = key.and_then(plain) else {
+            continue;
+        };
+        let line = format!("{alias} {kind} {key}\n");
+        if KINDS.contains(&&*kind) && !text.contains(&line) {
+            text.push_str(&line);
+        }
+    }
+    file::write_private(path, text.as_bytes())
+}
+
+/// Returns the fingerprints of the keys in a known_hosts file, as ssh shows them.
+pub fn pinned_fingerprints(known_hosts: &Path) -> Vec<String> {
+    let text = file::read(known_hosts).ok().flatten().unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let keys = text.lines().filter_map(|line| line.split(' ').nth(2));
+    let blobs = keys.filter_map(|key| STANDARD.decode(key).ok());
+    let hash = |blob: Vec<u8>| STANDARD_NO_PAD.encode(digest(&SHA256, &blob));
+    blobs.map(|blob| format!("SHA256:{}", hash(blob))).collect()
+}
+
 /// Finds the last key that ssh asked about.
 fn shown_key(asked: &str) -> Option<HostKey> {
     asked.lines().rev().find_map(|line| {
@@ -216,6 +266,49 @@ mod tests {
             ("ssh-ed25519", KEY, FINGERPRINT)
         );
         assert_eq!(shown_key("ORDER NONE NONE NONE\n"), None);
+    }
+
+    #[test]
+    fn fingerprints_are_those_that_ssh_shows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("known_hosts");
+        assert_eq!(pinned_fingerprints(&path), [""; 0]);
+        file::write_private(
+            &path,
+            format!("m ssh-ed25519 {KEY}\nm ssh-rsa\n").as_bytes(),
+        )
+        .unwrap();
+        assert_eq!(pinned_fingerprints(&path), [FINGERPRINT]);
+    }
+
+    #[test]
+    fn installer_may_show_any_key_that_the_old_system_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let ecdsa = {
+            let field = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
+            STANDARD.encode(
+                [
+                    field(b"ecdsa-sha2-nistp256"),
+                    field(b"nistp256"),
+                    field(&[4; 65]),
+                ]
+                .concat(),
+            )
+        };
+        let pinned = format!("m ecdsa-sha2-nistp256 {ecdsa}\n");
+        file::write_private(&path("pinned"), pinned.as_bytes()).unwrap();
+        let told = [
+            format!("ssh-ed25519 {KEY} root@m"),
+            format!("ecdsa-sha2-nistp256 {ecdsa} root@m"),
+            format!("ssh-ed25519 {KEY}"),
+            "ssh-ed25519".to_owned(),
+            "ssh-ed25519 !\nother ssh-ed25519 AAAA".to_owned(),
+            format!("ssh-ed25519 {}", STANDARD.encode(b"\0\0\0\x04none")),
+        ];
+        pin_for_installer(&path("pinned"), &told, "m", &path("all")).unwrap();
+        let all = std::fs::read_to_string(path("all")).unwrap();
+        assert_eq!(all, format!("{pinned}m ssh-ed25519 {KEY}\n"));
     }
 
     #[test]

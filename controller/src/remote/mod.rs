@@ -23,6 +23,7 @@ pub mod agent;
 mod channel;
 pub mod follow;
 pub mod gather;
+mod light;
 pub mod link;
 pub mod store;
 pub mod tls;

@@ -4,7 +4,7 @@
 
 use landfall_proto::{failure::Failure, order::BlobHash};
 
-use super::{probe::Root, shell::Remote};
+use super::shell::{Remote, Root};
 
 /// Where the agent lies, or will lie.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use landfall_proto::failure::Failure;
 use serde::{Deserialize, Serialize};
 
-use super::shell::Remote;
+use super::shell::{Remote, Root};
 use crate::local::child::printable;
 
 /// What a bare machine answered.
@@ -44,20 +44,6 @@ pub struct Locked {
     pub said: String,
 }
 
-/// How root is reached after the login.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Root {
-    /// The login is root's.
-    Already,
-    /// By `sudo -n`.
-    Sudo,
-    /// By `sudo -S`, with a password that was found to be right.
-    SudoPassword,
-    /// By `doas -n`.
-    Doas,
-}
-
 /// A processor for which there is an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Arch {
@@ -77,13 +63,12 @@ pub fn script() -> Remote {
     Remote::plain(format!("exec sh -c '{SCRIPT}'"))
 }
 
-/// The words before a command that make root by a password on stdin: asked for anew each time, and without a prompt
-/// that would mix with what is said.
-const WITH_PASSWORD: &str = "sudo -S -k -p \"\" ";
-
 /// Tries the password on its stdin, and nothing else.
 pub fn try_password() -> Remote {
-    Remote::plain(format!("exec env LC_ALL=C {WITH_PASSWORD}true"))
+    Remote::plain(format!(
+        "exec env LC_ALL=C {}true",
+        Root::SudoPassword.prefix()
+    ))
 }
 
 const SCRIPT: &str = r#"
@@ -304,18 +289,6 @@ impl Lock {
             Self::Terminal => Some(format!(
                 "add to /etc/sudoers: `Defaults:{user} !requiretty`"
             )),
-        }
-    }
-}
-
-impl Root {
-    /// Returns the words that stand before a command, with a space behind them.
-    pub fn prefix(self) -> &'static str {
-        match self {
-            Self::Already => "",
-            Self::Sudo => "sudo -n ",
-            Self::SudoPassword => WITH_PASSWORD,
-            Self::Doas => "doas -n ",
         }
     }
 }

@@ -2,8 +2,39 @@
 //!
 //! Pure: words out. What must be written to a command's stdin before anything else is said here too.
 
-use super::probe::Root;
+use serde::{Deserialize, Serialize};
+
 use crate::local::secret::Secret;
+
+/// How root is reached after the login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// The login is root's.
+    Already,
+    /// By `sudo -n`.
+    Sudo,
+    /// By `sudo -S`, with a password that was found to be right.
+    SudoPassword,
+    /// By `doas -n`.
+    Doas,
+}
+
+impl Root {
+    /// Returns the words that stand before a command, with a space behind them.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Already => "",
+            Self::Sudo => "sudo -n ",
+            Self::SudoPassword => WITH_PASSWORD,
+            Self::Doas => "doas -n ",
+        }
+    }
+}
+
+/// The words before a command that make root by a password on stdin: asked for anew each time, and without a prompt
+/// that would mix with what is said.
+const WITH_PASSWORD: &str = "sudo -S -k -p \"\" ";
 
 /// A command for the login shell of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

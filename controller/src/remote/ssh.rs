@@ -214,7 +214,7 @@ impl Ssh {
         for (name, value) in DEFAULTS {
             option(format!("{name}={value}"));
         }
-        // after the user's options, which may be less strict; before the configuration, which may not
+        // the configuration may be less strict
         option("StrictHostKeyChecking=yes".to_owned());
         if asker.is_none() {
             option("BatchMode=yes".to_owned());
@@ -374,9 +374,9 @@ fn look_options(log: &Path, trust: &Trust) -> Vec<(&'static str, String)> {
         ("FingerprintHash", "sha256".to_owned()),
         ("UpdateHostKeys", "no".to_owned()),
     ];
+    let strict = if *trust == Trust::Any { "no" } else { "yes" };
+    options.push(("StrictHostKeyChecking", strict.to_owned()));
     if *trust != Trust::Configured {
-        let strict = if *trust == Trust::Any { "no" } else { "yes" };
-        options.push(("StrictHostKeyChecking", strict.to_owned()));
         options.push(("UserKnownHostsFile", "/dev/null".to_owned()));
         options.push(("GlobalKnownHostsFile", "/dev/null".to_owned()));
         options.push(("VerifyHostKeyDNS", "no".to_owned()));
@@ -461,12 +461,6 @@ pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Returns the host part of a destination, for names of folders.
-pub fn host_of(destination: &str) -> &str {
-    let text = destination.strip_prefix("ssh://").unwrap_or(destination);
-    text.rsplit_once('@').map_or(text, |(_, host)| host)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -487,6 +481,16 @@ mod tests {
         assert!(line.find("ConnectTimeout=99").unwrap() < line.find("ConnectTimeout=10").unwrap());
         assert!(line.contains("-o BatchMode=yes"));
         assert!(line.ends_with("-T -- root@h true"));
+    }
+
+    #[test]
+    fn first_look_is_as_strict_as_the_policy_whatever_the_user_says_to_ssh() {
+        let ssh = Ssh::new("root@h").options(vec!["StrictHostKeyChecking=no".into()]);
+        let strict = line(&ssh.looking(Path::new("/x/log"), Trust::Configured));
+        assert!(
+            strict.find("StrictHostKeyChecking=yes") < strict.find("StrictHostKeyChecking=no"),
+            "{strict}"
+        );
     }
 
     #[test]
@@ -519,12 +523,5 @@ mod tests {
         assert_eq!(quote("a b"), "'a b'");
         assert_eq!(quote("it's"), r"'it'\''s'");
         assert_eq!(quote(""), "''");
-    }
-
-    #[test]
-    fn host_is_found_in_any_form() {
-        assert_eq!(host_of("root@h"), "h");
-        assert_eq!(host_of("ssh://root@h:22"), "h:22");
-        assert_eq!(host_of("h"), "h");
     }
 }

@@ -130,6 +130,11 @@ impl From<SshError> for LinkError {
 }
 
 impl LinkError {
+    /// What cannot be read was told.
+    pub(super) fn unreadable(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self::Unreadable(whole(error))
+    }
+
     /// Says in a few words what is seen, for progress lines.
     pub(super) fn seen(&self) -> String {
         match self {

@@ -12,8 +12,8 @@ use tokio::{
 use super::{
     classify::{SshError, Trouble},
     place::{self, Place, Traces},
-    probe::{self, Lock, Machine, Root},
-    shell::Remote,
+    probe::{self, Lock, Machine},
+    shell::{Remote, Root},
     ssh::{Output, Ssh},
 };
 use crate::local::{agents::AgentFile, child::last_lines, secret::Secret};
@@ -51,7 +51,17 @@ pub struct Started {
 
 /// Asks the bare machine what it is.
 pub async fn probe(ssh: &Ssh) -> Result<Machine, Failure> {
-    let output = ssh.run(&probe::script(), &[], patience(ssh)).await?;
+    probe_within(ssh, Duration::ZERO, |_| ()).await
+}
+
+/// The same, with tries until the deadline where the line may come back.
+pub async fn probe_within(
+    ssh: &Ssh,
+    deadline: Duration,
+    retrying: impl FnMut(&SshError),
+) -> Result<Machine, Failure> {
+    let script = probe::script();
+    let output = insist(ssh, &script, &[], patience(ssh), deadline, retrying).await?;
     probe::read(&output.stdout).ok_or_else(|| {
         let failure = Failure::new(format!("cannot use {}", ssh.destination()))
             .because("its login shell did not run a short sh script to the end")

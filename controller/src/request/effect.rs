@@ -87,6 +87,7 @@ impl Request {
                 "install",
             ),
             (install && !self.verify, "--no-verify", "install"),
+            (install && !self.boot_check, "--no-boot-check", "install"),
         ];
         let useless = useless.into_iter().filter(|(useless, ..)| *useless);
         useless.map(|(_, option, phase)| {

@@ -64,6 +64,8 @@ pub struct Request {
     pub hardware: Option<Hardware>,
     /// Whether the system may check, before it is installed, that it can run on the machine.
     pub check: bool,
+    /// Whether a system is refused that nothing is found to boot.
+    pub boot_check: bool,
     /// How Nix is called.
     pub nix: NixOptions,
     /// Whether erasing the disks has been agreed to on the command line.
@@ -207,7 +209,8 @@ impl Request {
 
     /// Returns a hash of what a run cannot change its mind about: two commands with the same one are one run.
     ///
-    /// That is the configuration, the phases, and what disko does to the disks. Everything else may be corrected after a
+    /// That is the host, the configuration, the phases, what disko does to the disks, where its keys lie on the machine, and
+    /// whether and how the hardware is described. Everything else may be corrected after a
     /// failure without beginning anew, which would erase the disks again: files, owners, host keys, where the keys come
     /// from, how the machine is reached, where it is built, what is shown.
     pub fn wish(&self) -> String {

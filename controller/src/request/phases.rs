@@ -48,6 +48,11 @@ impl Phases {
         self.0.contains(&phase)
     }
 
+    /// Whether no phase is done after this one.
+    pub fn ends_with(&self, phase: Phase) -> bool {
+        self.0.last() == Some(&phase)
+    }
+
     /// Returns all of them.
     pub fn all() -> Self {
         Self(Phase::ALL.to_vec())
@@ -96,6 +101,7 @@ mod tests {
             [Phase::Kexec, Phase::Disko, Phase::Reboot]
         );
         assert!(!phases.has(Phase::Install));
+        assert!(phases.ends_with(Phase::Reboot) && !phases.ends_with(Phase::Disko));
     }
 
     #[test]

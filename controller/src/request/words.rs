@@ -77,14 +77,9 @@ impl SshOption {
 
     /// Whether landfall sets this option itself, so that the user's has no effect.
     pub fn is_ours(&self) -> bool {
-        [
-            "StrictHostKeyChecking",
-            "UserKnownHostsFile",
-            "KnownHostsCommand",
-            "BatchMode",
-        ]
-        .iter()
-        .any(|ours| ours.eq_ignore_ascii_case(self.name()))
+        ["StrictHostKeyChecking", "KnownHostsCommand", "BatchMode"]
+            .iter()
+            .any(|ours| ours.eq_ignore_ascii_case(self.name()))
     }
 }
 

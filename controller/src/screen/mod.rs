@@ -189,6 +189,19 @@ impl Screen {
         }
     }
 
+    /// Takes in where another run has left the machine, as its own events say; the worst where they are not known.
+    pub(crate) fn set_before(&self, events: Option<&[Event]>) {
+        let mut before = Trail::default();
+        match events {
+            None => before.lost_sight(),
+            Some(events) => {
+                events.iter().for_each(|event| before.take(event));
+                before.missed_some();
+            }
+        }
+        self.lock().trail.set_before(before.state());
+    }
+
     /// Takes in that nothing is known of what earlier processes did to the machine.
     pub(crate) fn lost_sight(&self) {
         self.lock().trail.lost_sight();

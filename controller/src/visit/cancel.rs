@@ -10,7 +10,7 @@ use landfall_proto::{
     event::Event,
     failure::{Contact, Failure},
     order::RunId,
-    report::{RunState, Status},
+    report::{End, RunState},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -59,7 +59,12 @@ async fn stop(request: Request, force: bool, screen: &Screen) -> Result<Ended, F
     if let Some(record) = &record {
         screen.remember(&record.events);
     }
-    let errand = Errand::begin(request, "cancel", record.as_ref(), screen)?;
+    let errand = Errand::begin(
+        request,
+        "cancel",
+        record.as_ref().map(Record::place),
+        screen,
+    )?;
     let cancel = async |run: &mut Run<Forgetful>, desk: &Desk, way: &OnceCell<Ssh>| {
         run.step(&Find { desk, way }).await?;
         run.step(&Cancel { desk, way, force }).await
@@ -123,12 +128,22 @@ impl Step for Cancel<'_> {
             events.push(event.clone());
         };
         link.follow(&run, &mut state, all, tell).await?;
+        let host = &self.desk.request.target.host;
         if state.end.is_none() {
-            if let (Some(step), false) = (at_work(&state), self.force) {
-                return Err(refused(&self.desk.request.target.host, step));
+            let spares: &[&str] = if self.force { &[] } else { &AT_WORK };
+            if let Some(step) = spares.iter().find(|step| state.is_running(step)) {
+                return Err(refused(host, step));
             }
             cx.waiting("the agent to stop");
+            link.take().await?;
+            if let Some(step) = link.abort(&run, "landfall cancel", spares).await? {
+                // it has begun since it was looked at, and whoever drove it was sent away
+                return Err(refused(host, &step).hint("`landfall attach HOST` goes on with it"));
+            }
             end(&link, &run, &mut state, &mut events).await?;
+        }
+        if state.end == Some(End::Finished) && !self.force {
+            return Err(too_late(host));
         }
         link.take().await?;
         link.leave(Some(&run), state.next).await;
@@ -140,15 +155,13 @@ impl Step for Cancel<'_> {
     }
 }
 
-/// Takes the run over, stops it, and sees it end.
+/// Sees a run end that was told to stop.
 async fn end(
     link: &Link,
     run: &RunId,
     state: &mut RunState,
     events: &mut Vec<Event>,
 ) -> Result<(), Failure> {
-    link.take().await?;
-    link.abort(run, "landfall cancel").await?;
     let over = |state: &RunState| state.end.is_some();
     let stopped = link.follow(run, state, over, |event| events.push(event.clone()));
     match tokio::time::timeout(STOPS, stopped).await {
@@ -162,15 +175,6 @@ async fn end(
             .code("LF0914")
             .contact(Contact::Lost)),
     }
-}
-
-/// Returns the step under way that is not stopped without a word.
-fn at_work(state: &RunState) -> Option<&str> {
-    let running = |name: &&str| {
-        let step = state.step(name);
-        step.is_some_and(|step| matches!(step.status, Status::Running))
-    };
-    AT_WORK.into_iter().find(running)
 }
 
 fn refused(host: &str, step: &str) -> Failure {
@@ -187,42 +191,11 @@ fn refused(host: &str, step: &str) -> Failure {
         .contact(Contact::Foreign)
 }
 
-#[cfg(test)]
-mod tests {
-    use landfall_proto::event::Kind;
-
-    use super::*;
-
-    #[track_caller]
-    fn check(running: &str, at_work: Option<&str>) {
-        let steps = vec![running.to_owned()];
-        let mut state = RunState::default();
-        for (index, step, kind) in [
-            (0, None, Kind::RunStarted { steps }),
-            (
-                1,
-                Some(running.to_owned()),
-                Kind::StepStarted { attempt: 1 },
-            ),
-        ] {
-            let event = Event {
-                index,
-                light: None,
-                at_ms: 0,
-                step,
-                kind,
-            };
-            state.apply(&event).unwrap();
-        }
-        assert_eq!(super::at_work(&state), at_work);
-    }
-
-    #[test]
-    fn work_on_the_disks_is_not_stopped_without_force() {
-        check("format", Some("format"));
-        check("install", Some("install"));
-        check("copy", None);
-        check("keys", None);
-        assert!(refused("h", "format").hints[1].contains("--force"));
-    }
+fn too_late(host: &str) -> Failure {
+    Failure::new(format!("refusing to stop the run on {host}"))
+        .because("it has ended well, and the machine reboots once its agent is let go")
+        .hint("`landfall attach HOST`, or the command that began it, sees it through")
+        .hint("to let the agent go, whatever comes then: `landfall cancel --force HOST`")
+        .code("LF0915")
+        .contact(Contact::Foreign)
 }

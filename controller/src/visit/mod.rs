@@ -20,7 +20,7 @@ use landfall_proto::{
     order::{DiskoMode, RunId},
     report::RunState,
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch::Receiver};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{cancel::cancel, status::status, watch::watch};
@@ -30,12 +30,13 @@ use crate::{
     exit::Trail,
     local::{
         keys::Credentials,
-        record::{Record, Said},
+        record::Record,
+        said::Said,
+        signals::stopped,
         state::{self, RunFolder},
     },
-    operate,
     phases::connect::Connect,
-    remote::{ssh::Ssh, upload},
+    remote::{link::LinkView, ssh::Ssh, upload},
     request::{Request, Visit},
     screen::{self, Screen},
 };
@@ -63,22 +64,21 @@ pub(crate) enum Told<T> {
 impl Errand {
     /// Prepares for an errand of two steps: to find the machine, and what is to be done then.
     ///
-    /// What is on record lets in and is believed, and stays as it is.
+    /// What is on record of a run lets in and is believed, and stays as it is.
     pub(crate) fn begin(
         request: Request,
         step: &str,
-        record: Option<&Record>,
+        run: Option<(&RunId, &RunFolder)>,
         screen: &Screen,
     ) -> Result<Self, Failure> {
         let folder = state::socket_folder()?;
         let path = folder.path().to_owned();
         let login = Login::open(&request, &path, String::new(), screen)?;
         let own = RunFolder::passing(path.clone());
-        let (id, kept) = match record {
-            Some(record) => {
-                record.folder.lend(&own)?;
-                let kept = Credentials::kept(&record.folder.credentials())?;
-                (record.run.clone(), kept)
+        let (id, kept) = match run {
+            Some((id, folder)) => {
+                folder.lend(&own)?;
+                (id.clone(), Credentials::kept(&folder.credentials())?)
             }
             None => (RunId::from_bytes(rand::random()), None),
         };
@@ -96,6 +96,11 @@ impl Errand {
             way: OnceCell::new(),
             _folder: folder,
         })
+    }
+
+    /// Returns how the link is, until the end.
+    pub(crate) fn view(&self) -> Receiver<LinkView> {
+        self.desk.view.subscribe()
     }
 
     /// Runs it and shows it, until it is over or somebody stops it.
@@ -119,7 +124,7 @@ impl Errand {
         };
         let told = tokio::select! {
             biased;
-            () = operate::stopped() => Told::Stopped,
+            () = stopped() => Told::Stopped,
             told = story => match told {
                 Ok(found) => Told::Done(found),
                 Err(failure) => Told::Failed(failure),
@@ -127,7 +132,7 @@ impl Errand {
         };
         tokio::select! {
             _ = desk.leave() => {}
-            () = operate::stopped() => screen.note("the agent may still be on the machine"),
+            () = stopped() => screen.note("the agent may still be on the machine"),
         }
         // an errand that was stopped has no last event
         if !matches!(told, Told::Stopped) {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use engine::{
@@ -23,7 +23,7 @@ use super::{Errand, Find, Forgetful, Told, fold, nothing, trail};
 use crate::{
     desk::Desk,
     exit::{Ended, Exit, printable},
-    local::record::Record,
+    local::{clock::now, record::Record},
     remote::ssh::Ssh,
     request::Request,
     screen::{
@@ -112,7 +112,7 @@ impl Agent {
 }
 
 async fn look(request: Request, record: Option<&Record>, screen: &Screen) -> Told<Seen> {
-    let errand = match Errand::begin(request, "ask", record, screen) {
+    let errand = match Errand::begin(request, "ask", record.map(Record::place), screen) {
         Ok(errand) => errand,
         Err(failure) => return Told::Failed(failure),
     };
@@ -219,8 +219,7 @@ fn words(step: &StepState) -> String {
 }
 
 fn minutes_since(began: u64) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs().saturating_sub(began) / 60)
+    now().saturating_sub(began) / 60
 }
 
 /// Says it to programs: one object.

@@ -86,6 +86,8 @@ impl Step for Watch<'_> {
             (None, Some(End::Aborted(by))) => Err(Failure::new("cannot follow the run to its end")
                 .because(format!("{by} stopped it"))
                 .code("LF0311")),
+            // what comes then has another agent
+            (None, _) if state.step("kexec").is_some() => Err(boots_installer()),
             (None, _) => Ok(Done::new(())),
         }
     }
@@ -93,4 +95,12 @@ impl Step for Watch<'_> {
     async fn still_true(&self, (): &()) -> bool {
         false
     }
+}
+
+fn boots_installer() -> Failure {
+    Failure::new("cannot follow the run to its end")
+        .because("the machine boots the installer, and the agent that was followed has ended with the old system")
+        .hint("`landfall attach HOST` follows what is done there, once the run goes on: `landfall status HOST` shows it")
+        .code("LF0916")
+        .contact(Contact::Gone)
 }

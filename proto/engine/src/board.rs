@@ -55,6 +55,11 @@ impl Board {
         self.lock().state.clone()
     }
 
+    /// Looks at the state and acts on it before it can change. `act` must not wait, and must not ask the board.
+    pub fn while_so<T>(&self, act: impl FnOnce(&RunState) -> T) -> T {
+        act(&self.lock().state)
+    }
+
     /// Returns what a reader lacks, and its next cursor.
     pub fn report_since(&self, next: u64, light: u64) -> (Vec<Event>, (u64, u64)) {
         let told = self.lock();

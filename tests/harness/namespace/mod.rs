@@ -101,10 +101,12 @@ impl Target {
             .prefix(FOLDERS)
             .tempdir_in(MEMORY)
             .with_context(|| format!("making a folder in {MEMORY}"))?;
-        let alive = File::create(folder.path().join(ALIVE))?;
-        let alive = Flock::lock(alive, FlockArg::LockExclusiveNonblock)
+        // whoever sweeps meets it locked, or not at all
+        let made = folder.path().join("alive.new");
+        let alive = Flock::lock(File::create(&made)?, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| errno)
             .context("locking a folder")?;
+        fs::rename(made, folder.path().join(ALIVE))?;
         furnish(assets, &folder.path().join("lower")).context("furnishing a target")?;
         for made in ["memory", "witness"] {
             fs::create_dir(folder.path().join(made))?;

@@ -5,6 +5,8 @@ mod netlink;
 mod network;
 mod occupied;
 
+use std::{fs, os::unix::fs::MetadataExt};
+
 use landfall_proto::facts::{Facts, Firmware, Space};
 
 use super::{Machine, TARGET, command::PATH, files, here::wall_clock};
@@ -154,10 +156,19 @@ impl Machine {
         }
     }
 
-    /// Returns the public SSH host keys, one line each.
+    /// Returns the public SSH host keys, one line each, of which the private one is there and nobody else's to read.
+    ///
+    /// sshd takes no other; a group of its own may read it on Fedora.
     pub fn public_host_keys(&self) -> Vec<String> {
+        let is_kept = |private: &str| {
+            let found = fs::metadata(self.at("/etc/ssh").join(private));
+            found.is_ok_and(|key| key.is_file() && key.len() > 0 && key.mode() & 0o037 == 0)
+        };
         let names = self.names("/etc/ssh").into_iter();
-        let names = names.filter(|name| name.starts_with("ssh_host_") && name.ends_with(".pub"));
+        let names = names.filter(|name| {
+            let private = name.strip_suffix(".pub");
+            name.starts_with("ssh_host_") && private.is_some_and(is_kept)
+        });
         names
             .filter_map(|name| self.read(&format!("/etc/ssh/{name}")))
             .collect()
@@ -257,7 +268,7 @@ fn meminfo(text: &str, name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{os::unix::fs::PermissionsExt, path::Path};
 
     use super::*;
     use crate::machine::command::Script;
@@ -321,7 +332,14 @@ mod tests {
             ("etc/ssh/ssh_host_rsa_key", "secret"),
             ("usr/bin/sh", ""),
         ];
-        let facts = machine(root.path(), &files).facts().await;
+        let machine = machine(root.path(), &files);
+        let key = root.path().join("etc/ssh/ssh_host_rsa_key");
+        let mode = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        // sshd would not take it
+        mode(0o644);
+        assert_eq!(machine.public_host_keys(), [""; 0]);
+        mode(0o640);
+        let facts = machine.facts().await;
         assert_eq!(facts.firmware, Firmware::Uefi);
         assert_eq!(facts.secure_boot, Some(true));
         assert_eq!(facts.lockdown.as_deref(), Some("integrity"));

@@ -51,21 +51,31 @@ const DEVICES: &str = r#"devices:
         offset = null;
         size = null;
       } ];
+    # what its script asks of whoever sits at the terminal
+    asks = x:
+      let
+        # where a format is named, that is what ZFS does unless it is told otherwise
+        prompts = options: options ? keyformat && options.keylocation or "prompt" == "prompt";
+        of_pool = prompts (attrs (x.options or { })) || prompts (attrs (x.rootFsOptions or { }));
+      in
+      if x.type or "" == "luks" then x.askPassword or false
+      else of_pool;
     own = x:
       (if x.type or "" == "luks" then luks x
       else if isString (x.passwordFile or null) then [ { kind = "password"; file = x.passwordFile; device = text (x.name or ""); offset = null; size = null; } ]
       else [ ])
       ++ zfs x (attrs (x.options or { })) ++ zfs x (attrs (x.rootFsOptions or { }));
-    walk = depth: x:
+    walk = own: depth: x:
       if depth == 0 then [ ]
-      else if isList x then concatMap (walk (depth - 1)) x
+      else if isList x then concatMap (walk own (depth - 1)) x
       else if isAttrs x && !(x ? outPath) then
-        own x ++ concatMap (name: let v = tryEval x.${name}; in if v.success then walk (depth - 1) v.value else [ ])
+        own x ++ concatMap (name: let v = tryEval x.${name}; in if v.success then walk own (depth - 1) v.value else [ ])
           (filter (name: substring 0 1 name != "_") (attrNames x))
       else [ ];
   in {
     disks = attrValues (mapAttrs (name: disk: disk.device or (throw "it has no device")) (devices.disk or { }));
-    keys = filter (use: use.file != "") (walk 40 devices);
+    keys = filter (use: use.file != "") (walk own 40 devices);
+    asked = walk (x: if asks x then [ (text (x.name or "")) ] else [ ]) 40 devices;
   }"#;
 
 /// Where NixOS says from which binary caches it may fetch; lists, or strings with blanks between the words.
@@ -99,6 +109,9 @@ pub struct Devices {
     pub disks: Vec<String>,
     /// Files that disko's script reads keys from.
     pub keys: Vec<KeyUse>,
+    /// Names of encrypted devices, data sets and pools whose passphrase the script asks for; empty where they have none.
+    #[serde(default)]
+    pub asked: Vec<String>,
 }
 
 /// A file that disko's script reads a key from.

@@ -50,6 +50,9 @@ impl Bench<'_> {
             _ => None,
         };
         self.check_keys(devices.as_ref()).await;
+        if let Some(devices) = &devices {
+            self.check_asked(devices)?;
+        }
         let found = self.find_all(&devices.unwrap_or_default())?;
         self.consent(&found).await?;
         Ok(Some(self.as_agreed(found)))
@@ -67,6 +70,7 @@ impl Bench<'_> {
                 Devices::default()
             }
         };
+        self.check_asked(&devices)?;
         let found = self.find_all(&devices)?;
         if agreed.is_none() {
             self.check_keys(Some(&devices)).await;
@@ -79,10 +83,8 @@ impl Bench<'_> {
 
     /// Returns the disks as they were when somebody agreed, where an earlier command of this run was the one to ask.
     fn as_agreed(&self, found: Vec<ConsentedDisk>) -> Vec<ConsentedDisk> {
-        match self.desk.past.agreed() {
-            Some(agreed) if same(agreed, &found) => agreed.to_vec(),
-            _ => found,
-        }
+        let before = |disk: ConsentedDisk| self.desk.past.agreed(&disk).cloned().unwrap_or(disk);
+        found.into_iter().map(before).collect()
     }
 
     fn find_all(&mut self, devices: &Devices) -> Result<Vec<ConsentedDisk>, Failure> {
@@ -159,8 +161,8 @@ impl Bench<'_> {
             _ => Vec::new(),
         };
         screen.disks(&self.facts.disks, &erased);
-        // an earlier command of this run was told yes, and its format is not repeated
-        let agreed = self.desk.past.disks_begun;
+        // an earlier command of this run was told yes to these, and its format is not repeated
+        let agreed = self.desk.past.has_begun(disks);
         if agreed || request.yes || request.compat || !screen.can_ask() {
             return Ok(());
         }
@@ -182,11 +184,11 @@ impl Bench<'_> {
 
 /// Whether these are the same disks, whatever is on them.
 fn same(some: &[ConsentedDisk], others: &[ConsentedDisk]) -> bool {
-    let bare = |disk: &ConsentedDisk| ConsentedDisk {
-        beginning: None,
-        ..disk.clone()
-    };
-    some.iter().map(bare).eq(others.iter().map(bare))
+    some.len() == others.len()
+        && some
+            .iter()
+            .zip(others)
+            .all(|(one, other)| one.is_same(other))
 }
 
 fn find<'a>(disks: &'a [Disk], device: &str) -> Option<&'a Disk> {

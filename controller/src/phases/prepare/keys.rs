@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use landfall_proto::{failure::Failure, order::KeyPath};
+use landfall_proto::{
+    failure::Failure,
+    order::{DiskoMode, KeyPath},
+};
 
 use super::Bench;
 use crate::{
@@ -37,6 +40,13 @@ impl Bench<'_> {
         Ok(paths)
     }
 
+    /// Refuses, or warns about, passphrases that somebody would have to type.
+    pub(super) fn check_asked(&mut self, devices: &Devices) -> Result<(), Failure> {
+        let warning = asked(devices, self.desk.request.disko_mode)?;
+        self.warnings.extend(warning);
+        Ok(())
+    }
+
     /// Warns about keys that the configuration reads in another way than somebody may think, and those it lacks.
     pub(super) async fn check_keys(&mut self, devices: Option<&Devices>) {
         let keys = self.desk.keys.lock().await;
@@ -48,6 +58,31 @@ impl Bench<'_> {
                 .extend(missing(uses.unwrap_or_default(), &paths));
         }
     }
+}
+
+/// Refuses a configuration whose script would ask somebody for a passphrase: nobody sits at its terminal.
+///
+/// What is there already may have been opened by hand, and is not asked about then: that is a warning.
+fn asked(devices: &Devices, mode: DiskoMode) -> Result<Option<String>, Failure> {
+    let Some(name) = devices.asked.first() else {
+        return Ok(None);
+    };
+    let device = match name.as_str() {
+        "" => "an encrypted device".to_owned(),
+        name => name.to_owned(),
+    };
+    let asks = format!(
+        "disko's script asks for the passphrase of {device} while it runs, and nobody can type it there"
+    );
+    if mode != DiskoMode::Disko {
+        return Ok(Some(format!(
+            "{asks}; continuing because it does not ask for what is open already"
+        )));
+    }
+    Err(Failure::new("refusing to begin what would stop half way")
+        .because(asks)
+        .hint("name a file in the configuration (`passwordFile` of a LUKS device, `keylocation = \"file:///tmp/disk.key\"` of ZFS) and bring it with `--disk-encryption-keys /tmp/disk.key LOCAL`")
+        .code("LF0354"))
 }
 
 async fn read(key: &Key) -> Result<Secret, Failure> {

@@ -130,6 +130,7 @@ impl Prepared {
                 owners: request.owners.clone(),
                 host_keys_to: request.host_keys_to.clone(),
                 check: request.check,
+                boot_check: request.boot_check,
             });
         }
     }
@@ -191,7 +192,7 @@ impl Step for Prepare<'_> {
 
     async fn still_true(&self, _: &Prepared) -> bool {
         // keys are not kept anywhere: a new process reads them anew, as long as they are needed
-        self.desk.past.rebooted
+        self.desk.past.is_done
     }
 }
 

@@ -235,7 +235,7 @@ fn nothing_mounts() -> Failure {
     Failure::new("refusing to format the disks a second time")
         .because("an earlier command of this run has begun to change them, in a boot of the machine that is over")
         .because("`--store-paths` names no script that mounts what the disko script made")
-        .hint("name it instead of the disko script, `config.system.build.mountScript`, in phases without format: `--phases kexec`, then mount by hand and `--phases install,reboot`")
+        .hint("name the configuration itself: `landfall --flake '.#NAME' --disko-mode mount HOST` mounts what is there, and formats nothing")
         .hint("`--fresh` begins a new run, and erases the disks again")
         .code("LF0903")
 }

@@ -4,7 +4,7 @@
 
 use landfall_proto::{
     event::Kind,
-    report::{End, Status},
+    report::{End, StepState},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -101,10 +101,7 @@ async fn check(fates: &[(usize, Fate)]) {
         machine.times("format") <= 1 && machine.times("seal") <= 1,
         "{fates:?}"
     );
-    let over = state
-        .steps
-        .iter()
-        .all(|step| matches!(step.status, Status::Finished(_)));
+    let over = state.steps.iter().all(StepState::is_finished);
     let (end, finished) = match life {
         Life::Finished => (End::Finished, true),
         _ => (End::Failed, false),
