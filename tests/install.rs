@@ -73,8 +73,8 @@ fn debian_target_becomes_the_installed_system_on_uefi() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn target_without_tar_cpio_bash_and_friends_is_installed_all_the_same() {
     let job = Job::new(Spec::of(Boot::Bare));

@@ -3,6 +3,7 @@
 
 mod agent;
 mod controller;
+mod held;
 mod line;
 mod power;
 mod room;

@@ -46,8 +46,8 @@ const EXTRA: &str = "extra-secret-e5f6";
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn secrets_are_only_where_they_were_asked_to_be() {
     let desk = Desk::new();

@@ -10,7 +10,7 @@ use engine::journal::{FileStore, Header, Journal, JournalError, Mark};
 use landfall_proto::{
     event::{Event, Kind, Outcome},
     failure::Failure,
-    order::{Order, RunId},
+    order::{self, Job, Order, RunId},
     report::{RunState, StepState},
     wire,
 };
@@ -44,24 +44,22 @@ pub(crate) fn journal(folder: &Path) -> PathBuf {
     folder.join("journal.jsonl")
 }
 
-/// Remembers for which order the disks are about to be sealed: all of it was done then.
-pub(crate) fn seal_for(machine: &Machine, order: &Order) -> Result<(), Failure> {
-    files::write(&sealed(machine, order), whole(order).as_bytes(), 0o600)
-}
-
-/// Whether it was this very order for which the disks were about to be sealed.
+/// Whether all that this very order asks for was done, the disks were about to be sealed for it, and no run was at work on
+/// them since.
 pub(crate) fn is_sealed_for(machine: &Machine, order: &Order) -> bool {
-    let hash = whole(order);
-    files::read(&sealed(machine, order), hash.len() as u64).is_some_and(|it| it == hash.as_bytes())
+    machine.is_sealed_for(&whole(order))
 }
 
-fn sealed(machine: &Machine, order: &Order) -> PathBuf {
-    folder(machine, &order.run, "install").join("sealed-for")
-}
-
-/// Returns the hash of all that an order asks for.
-fn whole(order: &Order) -> String {
-    blake3::hash(&wire::order_to_wire(order))
+/// Returns the hash of all that an order asks for. How the disks were found is nothing that it asks for.
+pub(crate) fn whole(order: &Order) -> String {
+    let mut order = order.clone();
+    if let Job::Install(order::Install {
+        disko: Some(disko), ..
+    }) = &mut order.job
+    {
+        disko.disks.clear();
+    }
+    blake3::hash(&wire::order_to_wire(&order))
         .to_hex()
         .to_string()
 }
@@ -205,6 +203,45 @@ mod tests {
 
     fn run() -> RunId {
         RunId::from_bytes([7; 16])
+    }
+
+    #[test]
+    fn sealed_order_is_known_however_its_disks_look_by_now() {
+        let stage = Stage::new();
+        let machine = stage.machine();
+        let order = |disk: &str, reboot: bool| Order {
+            run: run(),
+            job: Job::Install(order::Install {
+                keys: Vec::new(),
+                disko: Some(order::Disko {
+                    script: "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-x"
+                        .parse()
+                        .unwrap(),
+                    mode: order::DiskoMode::Disko,
+                    disks: vec![order::ConsentedDisk {
+                        device: "/dev/vda".to_owned(),
+                        size: 1,
+                        serial: None,
+                        beginning: Some(disk.to_owned()),
+                    }],
+                    again: None,
+                }),
+                system: None,
+                nix: order::NixSettings::default(),
+                reboot,
+                keep_journal: false,
+            }),
+        };
+        files::private_directory(machine.dir()).unwrap();
+        let mine = order("as it was", true);
+        assert!(!is_sealed_for(&machine, &mine), "nothing was kept");
+        machine.set_sealed_for(&whole(&mine)).unwrap();
+        assert!(is_sealed_for(&machine, &mine));
+        assert!(is_sealed_for(&machine, &order("formatted", true)));
+        assert!(!is_sealed_for(&machine, &order("as it was", false)));
+        machine.forget_seal().unwrap();
+        machine.forget_seal().unwrap();
+        assert!(!is_sealed_for(&machine, &mine));
     }
 
     /// The journal of an old system on which everything but the kexec is done.

@@ -9,7 +9,7 @@ use std::{
 
 use engine::{
     board::Board,
-    journal::{Header, Journal},
+    journal::{FileStore, Header, Journal},
     run::Run,
 };
 use landfall_proto::{
@@ -46,7 +46,7 @@ const STOPS: Duration = Duration::from_secs(60);
 pub(crate) enum Known {
     /// It was started, or taken up where it had failed.
     Started,
-    /// It is under way or has ended well.
+    /// It is under way, has ended well, or is taken up where the disks could not be sealed: nothing need be brought.
     AlreadyThere,
     /// Another one is under way.
     Other(RunId),
@@ -66,6 +66,8 @@ pub(crate) struct Session {
     alone: Mutex<CancellationToken>,
     /// Held by whoever puts down a key or describes the hardware: a call that is made again may meet itself.
     turn: tokio::sync::Mutex<()>,
+    /// How many orders were begun. Held by whoever puts the open one on record, or takes it off.
+    orders: Arc<Mutex<u64>>,
     /// Why nothing may be installed now. Changed only by who holds `current`.
     refusal: Mutex<Option<Failure>>,
     /// Set once there is nothing more to do here.
@@ -77,6 +79,8 @@ struct Current {
     order: Order,
     board: Board,
     cancel: CancellationToken,
+    /// Whether nothing was left to be done but to seal the disks, when it was begun.
+    sealed: bool,
 }
 
 impl Current {
@@ -102,6 +106,7 @@ impl Session {
             lane: Mutex::default(),
             alone: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            orders: Arc::default(),
             refusal: Mutex::default(),
             over: watch::Sender::new(false),
             machine,
@@ -196,8 +201,14 @@ impl Session {
         if let (Some(refusal), Job::Install(_)) = (refusal, &order.job) {
             return Err(refusal);
         }
-        *current = Some(self.begin(order, HashSet::new())?);
-        Ok(Known::Started)
+        let begun = self.begin(order, HashSet::new())?;
+        // nothing of it is left to be brought: only the seal is made again
+        let known = match begun.sealed {
+            true => Known::AlreadyThere,
+            false => Known::Started,
+        };
+        *current = Some(begun);
+        Ok(known)
     }
 
     /// Refuses to begin anything on the disks from now on, or stops refusing.
@@ -422,30 +433,40 @@ impl Session {
         };
         // before the order: an agent that takes it up goes on with what it had
         self.arrivals.begin(inputs, nix)?;
-        self.machine.set_open_order(&wire)?;
+        let number = {
+            let mut begun = self.orders.lock().expect("no holder panics");
+            *begun += 1;
+            self.machine.set_open_order(&wire)?;
+            *begun
+        };
+        let sealed = history::is_sealed_for(&self.machine, &order);
         let cancel = CancellationToken::new();
         let run = Run::begin(journal, cancel.clone())?;
         let board = run.board();
-        let (machine, arrivals, told) = (
-            self.machine.clone(),
-            Arc::clone(&self.arrivals),
-            order.clone(),
-        );
-        tokio::spawn(async move {
-            // how it ended is on the board
-            let ended = story::tell(run, &told, &machine, &arrivals).await;
-            let reboots = matches!(&told.job, Job::Install(install) if install.reboot);
-            // an agent that comes after a crash has to know the end that it is to act on
-            let is_acted_on = machine.is_let_go() || (reboots && ended.is_ok());
-            if !is_acted_on {
-                machine.close_order();
-            }
-        });
+        self.tell(run, order.clone(), number);
         Ok(Current {
             order,
             board,
             cancel,
+            sealed,
         })
+    }
+
+    /// Tells the story of an order, and takes it off record unless an agent that comes after a crash has to act on its end.
+    fn tell(&self, run: Run<FileStore>, order: Order, number: u64) {
+        let (machine, arrivals) = (self.machine.clone(), Arc::clone(&self.arrivals));
+        let orders = Arc::clone(&self.orders);
+        tokio::spawn(async move {
+            // how it ended is on the board
+            let ended = story::tell(run, &order, &machine, &arrivals).await;
+            let reboots = matches!(&order.job, Job::Install(install) if install.reboot);
+            let is_acted_on = machine.is_let_go() || (reboots && ended.is_ok());
+            let begun = orders.lock().expect("no holder panics");
+            // the end was seen before this, and another order may be on record by now
+            if !is_acted_on && *begun == number {
+                machine.close_order();
+            }
+        });
     }
 }
 

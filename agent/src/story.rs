@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use engine::{journal::Store, run::Run};
 use landfall_proto::{
+    facts::Firmware,
     failure::Failure,
     order::{self, DiskoMode, Job, Order, RunId},
 };
@@ -76,9 +77,45 @@ async fn install(
     machine: &Machine,
     deliveries: &Arc<Arrivals>,
 ) -> Result<(), Failure> {
-    let let_go = run.board().state().has_begun("seal");
-    let sealed = let_go && history::is_sealed_for(machine, order);
     let seen = run.step(&Inspect { machine }).await?;
+    if history::is_sealed_for(machine, order) {
+        let done = |step: &&str| !["inspect", "seal", "reboot"].contains(step);
+        for step in order.plan().into_iter().filter(done) {
+            run.skip(step, "it was done before the disks were sealed")?;
+        }
+    } else {
+        fill(run, order, install, machine, deliveries, seen.firmware).await?;
+    }
+
+    // nothing is left of which a later boot would have to know
+    run.end_copy(install.keep_journal);
+    machine.blocking(Machine::leave_place_on_target).await;
+    if install.reboot {
+        let sealed = run
+            .step(&Seal {
+                machine,
+                order: &history::whole(order),
+                keys: &install.keys,
+            })
+            .await?;
+        run.step(&Reboot {
+            machine,
+            sealed: &sealed,
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Puts on the disks what was ordered. From the format on they are not what they were.
+async fn fill(
+    run: &mut Run<impl Store>,
+    order: &Order,
+    install: &order::Install,
+    machine: &Machine,
+    deliveries: &Arc<Arrivals>,
+    firmware: Firmware,
+) -> Result<(), Failure> {
     if !install.keys.is_empty() {
         run.step(&Keys {
             machine,
@@ -88,8 +125,6 @@ async fn install(
         })
         .await?;
     }
-
-    // from here on the disks are not what they were
     let formatted = match &install.disko {
         Some(disko) => {
             let formatted = format(run, &order.run, disko, machine, deliveries).await?;
@@ -101,69 +136,47 @@ async fn install(
         .as_ref()
         .map(|(formatted, mode)| (formatted, *mode));
 
-    if sealed {
-        for step in order.plan() {
-            if ["mount", "copy", "files", "install"].contains(&step) {
-                run.skip(step, "it was done before the disks were sealed")?;
-            }
-        }
     // a script that only creates what is missing may leave nothing mounted, and need not when nothing is installed
-    } else if install.disko.is_some() || install.system.is_some() {
-        // a power cut does not take it away any more when it is told that the disks are mounted
-        if let Some(place) = machine.place_on_target().await {
-            run.keep_copy(&place);
-        }
-        let mounts = run
-            .step(&Mount {
-                machine,
-                formatted,
-                let_go,
-            })
-            .await?;
-        if let Some(system) = &install.system {
-            let toplevel = &system.toplevel;
-            run.step(&Copy {
-                machine,
-                deliveries,
-                system: toplevel,
-                mounts: &mounts,
-            })
-            .await?;
-            run.step(&Files {
-                machine,
-                deliveries,
-                order: system,
-                mounts: &mounts,
-            })
-            .await?;
-            run.step(&Install {
-                machine,
-                system: toplevel,
-                firmware: seen.firmware,
-                check: system.check,
-                boot_check: system.boot_check,
-            })
-            .await?;
-        }
+    if install.disko.is_none() && install.system.is_none() {
+        return Ok(());
     }
-
-    // nothing is left of which a later boot would have to know
-    run.end_copy(install.keep_journal);
-    machine.blocking(Machine::leave_place_on_target).await;
-    if install.reboot {
-        history::seal_for(machine, order)?;
-        let sealed = run
-            .step(&Seal {
-                machine,
-                keys: &install.keys,
-            })
-            .await?;
-        run.step(&Reboot {
+    // a power cut does not take it away any more when it is told that the disks are mounted
+    if let Some(place) = machine.place_on_target().await {
+        run.keep_copy(&place);
+    }
+    let mounts = run
+        .step(&Mount {
             machine,
-            sealed: &sealed,
+            formatted,
+            let_go: run.board().state().has_begun("seal"),
         })
         .await?;
-    }
+    let Some(system) = &install.system else {
+        return Ok(());
+    };
+    let toplevel = &system.toplevel;
+    run.step(&Copy {
+        machine,
+        deliveries,
+        system: toplevel,
+        mounts: &mounts,
+    })
+    .await?;
+    run.step(&Files {
+        machine,
+        deliveries,
+        order: system,
+        mounts: &mounts,
+    })
+    .await?;
+    run.step(&Install {
+        machine,
+        system: toplevel,
+        firmware,
+        check: system.check,
+        boot_check: system.boot_check,
+    })
+    .await?;
     Ok(())
 }
 

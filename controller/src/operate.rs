@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     bundle,
     desk::{Desk, Login, Past},
-    exit::{Ended, Exit, MachineState},
+    exit::{Ended, Exit, MachineState, Trail},
     local::{
         clock::now,
         file,
@@ -98,6 +98,9 @@ fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun
             said,
             ..left.swap_remove(same)
         };
+        if let Some(before) = &open.before {
+            screen.set_before(left_by(&state.run(&before.run)));
+        }
         return Ok(Begun {
             folder: state.begin(&open)?,
             run: open.run,
@@ -108,7 +111,7 @@ fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun
     let before = left.pop().map(|left| (state.run(&left.run), left));
     if let Some((folder, _)) = &before {
         // what it did is so until this one does more
-        screen.set_before(folder.told().ok().map(|(_, events)| events).as_deref());
+        screen.set_before(left_by(folder));
     }
     let run = RunId::from_bytes(rand::random());
     let open = OpenRun {
@@ -126,6 +129,22 @@ fn begin(request: &Request, said: Option<Said>, screen: &Screen) -> Result<Begun
         state,
         taken_up: false,
     })
+}
+
+/// Returns where an earlier run has left the machine, as far as its record says; the worst where it does not.
+fn left_by(folder: &RunFolder) -> MachineState {
+    let mut trail = Trail::default();
+    match folder.told() {
+        Err(_) => trail.lost_sight(),
+        Ok(told) => {
+            if let Some(mode) = told.disko_mode {
+                trail.set_disko_mode(mode);
+            }
+            told.events.iter().for_each(|event| trail.take(event));
+            trail.missed_some();
+        }
+    }
+    trail.state()
 }
 
 impl Begun {
@@ -179,6 +198,8 @@ async fn drive((run, mut desk, _sockets): SetUp, screen: &Screen) -> (Ended, boo
     };
     match done_alone {
         Ok(done) => desk.past.is_done |= done,
+        // what fails on this side says nothing about the machine
+        Err(failure) if failure.contact == Contact::Kept => return (failed(failure), true),
         Err(failure) => return (Ended::lost(failure, &screen.trail()), true),
     }
     let board = run.board();

@@ -197,9 +197,12 @@ pub struct ConsentedDisk {
 }
 
 impl ConsentedDisk {
-    /// Whether this is the same disk, whatever is on it.
-    pub fn is_same(&self, other: &Self) -> bool {
-        (&self.device, self.size, &self.serial) == (&other.device, other.size, &other.serial)
+    /// Whether what is found now is this disk, whatever is on it.
+    ///
+    /// A serial number that nobody saw when it was agreed to is not missed: the old system may not show it.
+    pub fn is_same(&self, now: &Self) -> bool {
+        (&self.device, self.size) == (&now.device, now.size)
+            && (self.serial.is_none() || self.serial == now.serial)
     }
 }
 

@@ -66,7 +66,8 @@ pub(crate) fn flake(assets: &Assets, folder: &Path) -> Result<()> {
     fs::create_dir_all(&bin)?;
     let busybox = bin.join("busybox");
     fs::copy(assets.busybox(), &busybox).context("taking busybox")?;
-    let listed = Command::new(&busybox).arg("--list").output();
+    // not the copy: another test may just be forking, and hold it open for writing still
+    let listed = Command::new(assets.busybox()).arg("--list").output();
     let listed = listed.context("starting busybox")?;
     ensure!(listed.status.success(), "busybox does not say what it has");
     for applet in String::from_utf8(listed.stdout)?.lines() {

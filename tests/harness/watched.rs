@@ -19,6 +19,9 @@ use tempfile::TempDir;
 
 use crate::patience;
 
+/// How much is shown of what a command told that does not end.
+const LAST_WORDS: usize = 30;
+
 /// A command that was started and tells what it does in lines of JSON. Killed when it is dropped.
 #[derive(Debug)]
 pub struct Watched {
@@ -114,8 +117,22 @@ impl Watched {
         let ended = patience::until("the command's end", deadline, || {
             Ok(self.child.try_wait()?)
         });
-        let status = ended.with_context(|| self.stderr())?;
+        let status = match ended {
+            Ok(status) => status,
+            Err(error) => {
+                self.hear()?;
+                return Err(error.context(self.last_words()));
+            }
+        };
         self.told(status.code())
+    }
+
+    /// Says how far it had come: what it said to a person, and the newest of what it told.
+    fn last_words(&self) -> String {
+        let newest = self.records.len().saturating_sub(LAST_WORDS);
+        let lines = self.records[newest..].iter().map(Value::to_string);
+        let lines: Vec<String> = lines.collect();
+        format!("{}\nit told last:\n{}", self.stderr(), lines.join("\n"))
     }
 
     fn told(mut self, code: Option<i32>) -> Result<Told> {

@@ -14,6 +14,8 @@ use super::{Machine, broken, files, spool};
 
 /// Is there once the controller has let go of the run.
 const LET_GO: &str = "let-go";
+/// Names the order for which the disks were about to be sealed.
+const SEALED_FOR: &str = "sealed-for";
 
 /// What does not change while this agent process lives.
 #[derive(Debug, Clone)]
@@ -75,16 +77,36 @@ impl Machine {
 
     /// Remembers that the controller has let go, or that one has come back.
     pub fn set_let_go(&self, let_go: bool) -> Result<(), Failure> {
-        let path = self.dir().join(LET_GO);
-        if let_go {
-            return files::write(&path, b"", 0o600);
+        match let_go {
+            true => files::write(&self.dir().join(LET_GO), b"", 0o600),
+            false => self.forget(LET_GO),
         }
+    }
+
+    fn forget(&self, name: &str) -> Result<(), Failure> {
+        let path = self.dir().join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(broken(format!("cannot remove {}", path.display()))(error))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Remembers for which order the disks are about to be sealed.
+    pub fn set_sealed_for(&self, order: &str) -> Result<(), Failure> {
+        files::write(&self.dir().join(SEALED_FOR), order.as_bytes(), 0o600)
+    }
+
+    /// Whether it was this order for which the disks were about to be sealed.
+    pub fn is_sealed_for(&self, order: &str) -> bool {
+        let kept = files::read(&self.dir().join(SEALED_FOR), order.len() as u64);
+        kept.is_some_and(|kept| kept == order.as_bytes())
+    }
+
+    /// Remembers that something is done to the disks: whatever was about to be sealed on them is no longer all there is.
+    pub fn forget_seal(&self) -> Result<(), Failure> {
+        self.forget(SEALED_FOR)
     }
 
     /// Forgets the open order, and what was delivered for it.

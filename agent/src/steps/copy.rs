@@ -36,6 +36,7 @@ impl<D: Deliveries> Step for Copy<'_, D> {
     type Proof = Copied;
 
     async fn run(&self, cx: &Context) -> Result<Done<Copied>, Failure> {
+        self.machine.forget_seal()?;
         if self.mounts.mounts.is_empty() {
             return Err(Failure::new("cannot install to /mnt")
                 .because("nothing is mounted there: a disko script of mode format only creates what is missing")
@@ -92,6 +93,27 @@ mod tests {
             mounts: &mounts,
         })
         .await
+    }
+
+    #[tokio::test]
+    async fn disks_that_are_copied_to_are_no_longer_those_that_were_sealed() {
+        let line = "nix-store --store local?root=/mnt --check-validity";
+        let stage = Stage::new().nix(&[(line, Ended::answer(0, "", ""))]);
+        let stage = stage.file("run/landfall/lock", "");
+        let (machine, deliveries) = (stage.machine(), Delivered("/".into()));
+        machine.set_sealed_for("order").unwrap();
+        assert!(machine.is_sealed_for("order") && !machine.is_sealed_for("other"));
+        run(&Copy {
+            machine: &machine,
+            deliveries: &deliveries,
+            system: &SYSTEM.parse().unwrap(),
+            mounts: &Mounts {
+                mounts: vec![Mounted::default()],
+            },
+        })
+        .await
+        .unwrap();
+        assert!(!machine.is_sealed_for("order"));
     }
 
     #[tokio::test]

@@ -38,6 +38,7 @@ impl<D: Deliveries> Step for Files<'_, D> {
     type Proof = Placed;
 
     async fn run(&self, cx: &Context) -> Result<Done<Placed>, Failure> {
+        self.machine.forget_seal()?;
         let archive = self.unpack(cx).await?;
         let given = self.give(cx).await?;
         let mut host_keys = 0;

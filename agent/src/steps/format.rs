@@ -49,6 +49,7 @@ impl Step for Format<'_> {
     }
 
     async fn run(&self, cx: &Context) -> Result<Done<Formatted>, Failure> {
+        self.machine.forget_seal()?;
         self.execute(cx).await?;
         Ok(Done::new(self.formatted().await))
     }

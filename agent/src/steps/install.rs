@@ -52,6 +52,7 @@ impl Step for Install<'_> {
     type Proof = Installed;
 
     async fn run(&self, cx: &Context) -> Result<Done<Installed>, Failure> {
+        self.machine.forget_seal()?;
         self.machine.blocking(Machine::prepare_target).await?;
         let mut said = Said::default();
         let warning = match self.machine.program("nixos-install") {

@@ -11,6 +11,8 @@ use crate::machine::{Machine, TARGET};
 pub struct Seal<'a> {
     /// The machine.
     pub machine: &'a Machine,
+    /// The order of which all else is done, by its hash: nothing of it is done again when the disks cannot be let go of.
+    pub order: &'a str,
     /// Key files that nobody needs any more.
     pub keys: &'a [KeyPath],
 }
@@ -32,6 +34,7 @@ impl Step for Seal<'_> {
     type Proof = Sealed;
 
     async fn run(&self, cx: &Context) -> Result<Done<Sealed>, Failure> {
+        self.machine.set_sealed_for(self.order)?;
         let cancel = cx.cancel_token();
         let swaps = self.machine.blocking(Machine::swap_off).await?;
         cx.waiting("what was written to reach the disks");
@@ -92,10 +95,14 @@ mod tests {
     #[tokio::test]
     async fn nothing_stays_in_use() {
         let swaps = "Filename Type Size Used Priority\n/dev/vda2 partition 1 0 -2\n/dev/zram0 partition 1 0 5\n";
-        let stage = Stage::new().mounted().file("proc/swaps", swaps);
+        let stage = Stage::new()
+            .mounted()
+            .file("proc/swaps", swaps)
+            .file("run/landfall/lock", "");
         let machine = stage.machine();
         let seal = Seal {
             machine: &machine,
+            order: "order",
             keys: &[],
         };
         let sealed = run(&seal).await.unwrap();
@@ -114,7 +121,9 @@ mod tests {
     #[tokio::test]
     async fn keys_are_forgotten() {
         let memory = "1 0 0:2 / / rw - tmpfs tmpfs rw\n";
-        let stage = Stage::new().file("proc/self/mountinfo", memory);
+        let stage = Stage::new()
+            .file("proc/self/mountinfo", memory)
+            .file("run/landfall/lock", "");
         let machine = stage.machine();
         let keys = ["/tmp/a.key", "/tmp/b.key"].map(|path| path.parse().unwrap());
         for key in &keys {
@@ -122,6 +131,7 @@ mod tests {
         }
         let seal = Seal {
             machine: &machine,
+            order: "order",
             keys: &keys,
         };
         run(&seal).await.unwrap();

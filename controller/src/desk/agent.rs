@@ -143,6 +143,8 @@ impl Desk {
         };
         self.returns.store(reached.return_after, Ordering::Relaxed);
         *self.agent.lock().await = Some(self.attend(link));
+        // wherever it was on its way to, it is here
+        self.set_leaving(false);
         if reached.installer && reached.kexec_marker == self.run.as_str() {
             self.keep_way_in(&self.folder);
         }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Desk, agent::AGENT_FOLDER};
 use crate::{
     local::state::Alone,
-    remote::{probe::Machine, ssh::Ssh, upload},
+    remote::{classify::may_pass, probe::Machine, ssh::Ssh, upload},
     request::Phase,
 };
 
@@ -55,22 +55,21 @@ impl Desk {
     ///
     /// Waits for a machine that is booting or out of reach, as long as the installed system may take to boot. A machine that
     /// lets nobody in counts as done where it was to reboot, for the installer lets this run in: the phase that looks at the
-    /// installed system says what it sees.
+    /// installed system says what it sees. What was left alone stays on record until a machine has told what it is.
     pub async fn is_done_alone(&self) -> Result<bool, Failure> {
         let Some(alone) = self.folder.alone()? else {
             return Ok(false);
         };
         let reboots = self.request.phases.has(Phase::Reboot);
-        let done = match self.who_answers().await? {
-            Some((ssh, machine)) if machine.variant == "installer" => {
-                // it leaves when it is done and there is nothing to reboot for
-                let gone = self.is_gone(&ssh, &machine).await?;
-                !reboots && gone && machine.boot_id == alone.boot_id
-            }
-            Some((_, machine)) => {
-                reboots && alone.system.is_some() && alone.system == machine.system
-            }
-            None => reboots,
+        let Some((ssh, machine)) = self.who_answers().await? else {
+            return Ok(reboots);
+        };
+        let done = if machine.variant == "installer" {
+            // it leaves when it is done and there is nothing to reboot for
+            let gone = self.is_gone(&ssh, &machine).await?;
+            !reboots && gone && machine.boot_id == alone.boot_id
+        } else {
+            reboots && alone.system.is_some() && alone.system == machine.system
         };
         if !done {
             self.folder.forget_alone()?;
@@ -79,6 +78,8 @@ impl Desk {
     }
 
     /// Asks the installer, then the installed system, until one of them answers; none where what answers lets nobody in.
+    ///
+    /// What waiting cannot mend is not waited for: another host key is another machine.
     async fn who_answers(&self) -> Result<Option<(Ssh, Machine)>, Failure> {
         let ways = std::iter::once(self.installer_ssh()).chain(self.booted_ssh());
         let ways: Vec<Ssh> = ways.collect();
@@ -86,16 +87,17 @@ impl Desk {
         let begun = Instant::now();
         let (mut refused_since, mut told) = (None, String::new());
         loop {
-            let mut failure = None;
+            let mut failures = Vec::new();
             for ssh in &ways {
                 match upload::probe(ssh).await {
                     Ok(machine) => return Ok(Some((ssh.clone(), machine))),
-                    Err(why) => failure = Some(why),
+                    Err(why) => failures.push(why),
                 }
                 // whose key it showed need not be the machine's
                 ssh.forget_first();
             }
-            let failure = failure.expect("there is a way in");
+            let may_pass = failures.iter().any(|why| may_pass(&why.code));
+            let failure = failures.pop().expect("there is a way in");
             refused_since = match failure.code == LOGIN_REFUSED {
                 true => refused_since.or(Some(Instant::now())),
                 false => None,
@@ -103,7 +105,7 @@ impl Desk {
             if refused_since.is_some_and(|since| since.elapsed() > REFUSED_FOR) {
                 return Ok(None);
             }
-            if begun.elapsed() + PAUSE > patience {
+            if !may_pass || begun.elapsed() + PAUSE > patience {
                 return Err(failure
                     .under("cannot find out what became of the run that was left to its agent")
                     .contact(Contact::Unseen));

@@ -44,8 +44,8 @@ impl Record {
         };
         let Some(run) = run else { return Ok(None) };
         let of_run = records.run(&run);
-        let (header, events) = of_run.told()?;
-        let began = match (&open, header) {
+        let told = of_run.told()?;
+        let began = match (&open, told.header) {
             (Some(open), _) => open.began,
             (None, Some(header)) => header.began,
             (None, None) => return Ok(None),
@@ -55,7 +55,7 @@ impl Record {
             open,
             folder: of_run,
             began,
-            events,
+            events: told.events,
         }))
     }
 }

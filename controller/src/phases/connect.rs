@@ -9,6 +9,7 @@ use super::kexec::Departure;
 use crate::{
     desk::{Desk, Reached},
     remote::{
+        classify::STRANGER,
         host_key::{self, HostKey, Seen, Verdict},
         ssh::Ssh,
         upload,
@@ -95,7 +96,7 @@ impl Connect<'_> {
         };
         let ssh = self.desk.pinned(self.desk.ssh());
         let reached = self.desk.reach(ssh, Duration::ZERO, cx).await;
-        let reached = reached.map_err(|failure| self.after_the_disks(failure))?;
+        let reached = reached.map_err(|failure| self.hinted(failure))?;
         Ok(match warning {
             Some(warning) => Done::warned(reached, warning),
             None => Done::new(reached),
@@ -135,13 +136,18 @@ impl Connect<'_> {
     }
 
     /// Says what else may be the matter where an earlier command of this run has begun to change the disks.
-    fn after_the_disks(&self, failure: Failure) -> Failure {
-        if !self.desk.past.disks_begun {
-            return failure;
+    fn hinted(&self, failure: Failure) -> Failure {
+        let rescue = "a rescue system has another host key: name it with `--host-key`";
+        let is_stranger = failure.code == STRANGER;
+        match (self.desk.past.disks_begun, is_stranger) {
+            (true, _) => failure
+                .hint("the disks were begun: boot any Linux on the machine, or an installer, and run the same command again")
+                .hint(rescue),
+            (false, true) => failure
+                .hint(rescue)
+                .hint("the run has changed no disk: `--fresh` begins anew, and looks at the host key anew"),
+            (false, false) => failure,
         }
-        failure
-            .hint("the disks were begun: boot any Linux on the machine, or an installer, and run the same command again")
-            .hint("a rescue system has another host key: name it with `--host-key`")
     }
 
     /// Returns the way to the installer that an earlier process of this run booted, if it answers.
@@ -155,6 +161,8 @@ impl Connect<'_> {
             match upload::probe(&installer).await {
                 Ok(machine) if machine.variant == "installer" => return Some(installer),
                 Ok(_) => return None,
+                // a rescue system, say: the installer does not come back by itself
+                Err(failure) if failure.code == STRANGER => return None,
                 Err(_) => {}
             }
             let answers = upload::probe(&named).await.is_ok();

@@ -12,15 +12,13 @@ use landfall_proto::{
 use super::prepare::Prepared;
 use crate::{
     desk::{Desk, Reached},
-    remote::{link::LinkView, upload, wait},
+    remote::{classify::STRANGER, link::LinkView, upload, wait},
 };
 
 /// Between two looks whether the machine has gone already, while its agent does not answer.
 const PAUSE: Duration = Duration::from_secs(2);
 /// What is said of an installer that does not come.
 const LATE: &str = "LF0332";
-/// What is said of another host key.
-const STRANGER: &str = "LF0106";
 
 /// Boots the installer.
 #[derive(Debug)]
@@ -143,7 +141,8 @@ impl Departure<'_> {
             Ok(_) => false,
             // the line may be down, and the machine there all the same; another host key is another machine
             Err(failure) => {
-                let unseen = failure.code == LATE || failure.contact == Contact::Unseen;
+                let out_of_reach = [Contact::Unseen, Contact::Lost, Contact::Gone];
+                let unseen = failure.code == LATE || out_of_reach.contains(&failure.contact);
                 unseen && failure.code != STRANGER && !self.is_back().await
             }
         };

@@ -104,6 +104,26 @@ const PHRASES: &[(&str, Trouble)] = &[
     ("Broken pipe", Trouble::Lost),
 ];
 
+/// What waiting cannot mend.
+const STAYS: [Trouble; 8] = [
+    Trouble::HostKeyChanged,
+    Trouble::HostKeyUnknown,
+    Trouble::HostKeySwapped,
+    Trouble::PasswordRefused,
+    Trouble::NoCommonAlgorithm,
+    Trouble::BadIdentity,
+    Trouble::BadOption,
+    Trouble::NoProgram,
+];
+
+/// Code of a machine that shows another host key.
+pub const STRANGER: &str = "LF0106";
+
+/// Whether waiting may help against a failure with this code.
+pub fn may_pass(code: &str) -> bool {
+    !STAYS.iter().any(|trouble| trouble.code() == code)
+}
+
 /// Says what ssh's words and exit status mean; none when it was not ssh that failed.
 pub fn classify(said: &str, status: Option<i32>) -> Option<Trouble> {
     match status {
@@ -161,17 +181,7 @@ impl Trouble {
 
     /// Whether waiting may help.
     pub fn may_pass(self) -> bool {
-        !matches!(
-            self,
-            Self::HostKeyChanged
-                | Self::HostKeyUnknown
-                | Self::HostKeySwapped
-                | Self::PasswordRefused
-                | Self::NoCommonAlgorithm
-                | Self::BadIdentity
-                | Self::BadOption
-                | Self::NoProgram
-        )
+        !STAYS.contains(&self)
     }
 
     fn code(self) -> &'static str {
@@ -181,7 +191,7 @@ impl Trouble {
             Self::TimedOut => "LF0103",
             Self::Unreachable => "LF0104",
             Self::AuthRefused => "LF0105",
-            Self::HostKeyChanged | Self::HostKeySwapped => "LF0106",
+            Self::HostKeyChanged | Self::HostKeySwapped => STRANGER,
             Self::HostKeyUnknown => "LF0107",
             Self::NoCommonAlgorithm => "LF0108",
             Self::ClosedEarly => "LF0109",

@@ -43,7 +43,7 @@ use self::{
     view::View,
 };
 use crate::{
-    exit::{self, Ended, Trail, printable},
+    exit::{self, Ended, MachineState, Trail, printable},
     remote::link::LinkView,
     request::Output,
 };
@@ -189,17 +189,9 @@ impl Screen {
         }
     }
 
-    /// Takes in where another run has left the machine, as its own events say; the worst where they are not known.
-    pub(crate) fn set_before(&self, events: Option<&[Event]>) {
-        let mut before = Trail::default();
-        match events {
-            None => before.lost_sight(),
-            Some(events) => {
-                events.iter().for_each(|event| before.take(event));
-                before.missed_some();
-            }
-        }
-        self.lock().trail.set_before(before.state());
+    /// Takes in where another run has left the machine.
+    pub(crate) fn set_before(&self, before: MachineState) {
+        self.lock().trail.set_before(before);
     }
 
     /// Takes in that nothing is known of what earlier processes did to the machine.

@@ -143,7 +143,7 @@ impl Step for Cancel<'_> {
             end(&link, &run, &mut state, &mut events).await?;
         }
         if state.end == Some(End::Finished) && !self.force {
-            return Err(too_late(host));
+            too_late(host, &state)?;
         }
         link.take().await?;
         link.leave(Some(&run), state.next).await;
@@ -191,11 +191,23 @@ fn refused(host: &str, step: &str) -> Failure {
         .contact(Contact::Foreign)
 }
 
-fn too_late(host: &str) -> Failure {
-    Failure::new(format!("refusing to stop the run on {host}"))
-        .because("it has ended well, and the machine reboots once its agent is let go")
-        .hint("`landfall attach HOST`, or the command that began it, sees it through")
-        .hint("to let the agent go, whatever comes then: `landfall cancel --force HOST`")
+/// Refuses to stop a run that has ended well and of which the best is still to come.
+fn too_late(host: &str, state: &RunState) -> Result<(), Failure> {
+    let is_planned = |step: &str| state.step(step).is_some();
+    let refused = Failure::new(format!("refusing to stop the run on {host}"))
         .code("LF0915")
-        .contact(Contact::Foreign)
+        .contact(Contact::Foreign);
+    if is_planned("reboot") {
+        return Err(refused
+            .because("it has ended well, and the machine reboots once its agent is let go")
+            .hint("`landfall attach HOST`, or the command that began it, sees it through")
+            .hint("to let the agent go, whatever comes then: `landfall cancel --force HOST`"));
+    }
+    if is_planned("kexec") {
+        return Err(refused
+            .because("the machine is about to boot the installer")
+            .hint("wait until it has: `landfall status HOST` shows it; then run the same command again")
+            .hint("where it never does, let the agent go: `landfall cancel --force HOST`"));
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use engine::journal::{Header, Mark};
 use landfall_proto::{
     event::{Event, Kind},
     failure::Failure,
-    order::RunId,
+    order::{DiskoMode, RunId},
 };
 use secrecy::zeroize::Zeroizing;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,23 @@ const ALONE: &str = "alone.json";
 
 /// The phases that order something of the agent.
 const ORDERS: [&str; 4] = ["kexec", "disko", "install", "reboot"];
+
+/// What the controller's journal of a run says.
+#[derive(Debug)]
+pub struct Told {
+    /// Its first line, where it has one.
+    pub header: Option<Header>,
+    /// What disko was to do to the disks, where that was prepared.
+    pub disko_mode: Option<DiskoMode>,
+    /// What happened.
+    pub events: Vec<Event>,
+}
+
+/// Returns what disko is to do by a proof of `prepare` or `build`.
+fn disko_mode(mark: &Mark) -> Option<DiskoMode> {
+    let mode = mark.proof.as_ref()?.get("disko")?.get("mode")?;
+    serde_json::from_value(mode.clone()).ok()
+}
 
 /// The folder of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +90,7 @@ impl RunFolder {
     }
 
     /// Reads the whole lines of the journal, to which somebody may be writing.
-    pub fn told(&self) -> Result<(Option<Header>, Vec<Event>), Failure> {
+    pub fn told(&self) -> Result<Told, Failure> {
         let path = self.journal();
         let bytes = file::read(&path)?.unwrap_or_default();
         let lines = bytes.split_inclusive(|byte| *byte == b'\n');
@@ -81,8 +98,12 @@ impl RunFolder {
         let read = || -> serde_json::Result<_> {
             let header = lines.next().map(serde_json::from_slice).transpose()?;
             let marks = lines.map(serde_json::from_slice::<Mark>);
-            let events = marks.map(|mark| Ok(mark?.event));
-            Ok((header, events.collect::<serde_json::Result<_>>()?))
+            let marks: Vec<Mark> = marks.collect::<serde_json::Result<_>>()?;
+            Ok(Told {
+                header,
+                disko_mode: marks.iter().rev().find_map(disko_mode),
+                events: marks.into_iter().map(|mark| mark.event).collect(),
+            })
         };
         read().map_err(|error| cannot("read", &path).caused_by(&error).code("LF0901"))
     }
@@ -94,7 +115,7 @@ impl RunFolder {
             matches!(event.kind, Kind::StepStarted { .. }) && ORDERS.contains(&phase)
         };
         self.told()
-            .is_ok_and(|(_, events)| events.iter().any(ordered))
+            .is_ok_and(|told| told.events.iter().any(ordered))
     }
 
     /// Removes what is of use to the run alone: its keys, and the packed extra files.

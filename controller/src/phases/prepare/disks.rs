@@ -81,10 +81,16 @@ impl Bench<'_> {
         Ok(self.as_agreed(found))
     }
 
-    /// Returns the disks as they were when somebody agreed, where an earlier command of this run was the one to ask.
+    /// Returns the disks as they began when somebody agreed, where an earlier command of this run was the one to ask.
     fn as_agreed(&self, found: Vec<ConsentedDisk>) -> Vec<ConsentedDisk> {
-        let before = |disk: ConsentedDisk| self.desk.past.agreed(&disk).cloned().unwrap_or(disk);
-        found.into_iter().map(before).collect()
+        let as_it_began = |disk: ConsentedDisk| match self.desk.past.agreed(&disk) {
+            Some(agreed) => ConsentedDisk {
+                beginning: agreed.beginning.clone(),
+                ..disk
+            },
+            None => disk,
+        };
+        found.into_iter().map(as_it_began).collect()
     }
 
     fn find_all(&mut self, devices: &Devices) -> Result<Vec<ConsentedDisk>, Failure> {
