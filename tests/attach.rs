@@ -228,8 +228,8 @@ fn run_goes_on_by_attach_and_is_followed_by_others() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a target; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a target; `cargo verify --all` runs it"
 )]
 fn command_that_was_killed_before_it_forgot_its_run_finds_it_done() {
     let desk = Desk::new();
@@ -282,8 +282,8 @@ fn older_controller_is_told_and_leaves_the_run_to_the_newer() {
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a target; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a target; `cargo verify --all` runs it"
 )]
 fn run_that_is_left_alone_is_finished_alone() {
     let desk = Desk::new();

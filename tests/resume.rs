@@ -30,8 +30,8 @@ const FORMATTED: &str =
 
 #[test]
 #[cfg_attr(
-    not(feature = "machines"),
-    ignore = "starts a machine; `cargo verify` runs it"
+    not(feature = "scenarios"),
+    ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn killed_controller_is_followed_by_the_same_command() {
     let desk = Desk::new();

@@ -21,7 +21,7 @@ use landfall_tests::{
 /// Debian logs in after 13 to 30 s under emulation, an installer after 20 to 40 s; with others beside them, much later.
 const BOOTS: Duration = Duration::from_secs(240);
 /// Longest that any part of an installation may take, and longest that a command may take to end.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_secs(900);
 
 /// What the installer's script says last, before the kernel is started.
 const LAST_WORD: &str = "machine will boot into nixos";
