@@ -7,6 +7,7 @@
 )]
 
 mod attach;
+mod bad_input;
 mod bundle;
 mod check;
 mod cli;
@@ -20,7 +21,6 @@ mod machine;
 mod mutations;
 mod nix;
 mod options;
-mod refusals;
 mod reliability;
 mod remote_build;
 mod resume;

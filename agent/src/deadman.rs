@@ -201,6 +201,17 @@ mod tests {
             .count()
     }
 
+    /// It was rebooted once, on threads that may be late.
+    async fn has_gone_back(stage: &Stage) {
+        for _ in 0..100_000 {
+            if reboots(stage) > 0 {
+                break;
+            }
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+        }
+        assert_eq!(reboots(stage), 1);
+    }
+
     /// Lets time pass, and what is due then be done.
     async fn pass(time: Duration) {
         // threads that block are waited for in real time, during which the clock stands
@@ -222,7 +233,7 @@ mod tests {
         pass(ALMOST).await;
         assert_eq!(reboots(&stage), 0);
         pass(SOON).await;
-        assert_eq!(reboots(&stage), 1);
+        has_gone_back(&stage).await;
         let said = "nobody has come for 30 min and the disks are unchanged";
         assert!(stage.read("dev/kmsg").contains(said));
     }
@@ -236,8 +247,8 @@ mod tests {
             contact.beat();
         }
         assert_eq!(reboots(&stage), 0);
-        pass(AFTER).await;
-        assert_eq!(reboots(&stage), 1);
+        pass(AFTER + SOON).await;
+        has_gone_back(&stage).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -250,39 +261,42 @@ mod tests {
                 "header\n{{\"event\":{{\"index\":1,\"at_ms\":1,\"step\":\"{step}\",\"kind\":\"step_started\",\"attempt\":1}}}}\n"
             )
         };
-        let check = async |what: &str, stage: Stage, expected: usize| {
+        let check = async |what: &str, stage: Stage, goes_back: bool| {
             let _agent = agent(&stage).await;
             pass(AFTER + SOON).await;
-            assert_eq!(reboots(&stage), expected, "{what}");
+            match goes_back {
+                true => has_gone_back(&stage).await,
+                false => assert_eq!(reboots(&stage), 0, "{what}"),
+            }
         };
-        check("as it was booted", stage(), 1).await;
-        check("keys alone", stage().file(&journal, &begun("keys")), 1).await;
-        check("a format", stage().file(&journal, &begun("format")), 0).await;
-        check("a copy", stage().file(&journal, &begun("copy")), 0).await;
+        check("as it was booted", stage(), true).await;
+        check("keys alone", stage().file(&journal, &begun("keys")), true).await;
+        check("a format", stage().file(&journal, &begun("format")), false).await;
+        check("a copy", stage().file(&journal, &begun("copy")), false).await;
         check(
             "a damaged journal",
             stage().file(&journal, "header\n{\n"),
-            0,
+            false,
         )
         .await;
         check(
             "never",
             stage().file(marker, &format!(r#"{{"run":"{run}"}}"#)),
-            0,
+            false,
         )
         .await;
-        check("no mark", stage().file(marker, ""), 0).await;
+        check("no mark", stage().file(marker, ""), false).await;
         check(
             "no installer",
             stage().file("etc/os-release", "ID=debian\n"),
-            0,
+            false,
         )
         .await;
-        check("somebody at work", stage().mounted(), 0).await;
+        check("somebody at work", stage().mounted(), false).await;
         check(
             "not booted by kexec",
             Stage::new().file("etc/os-release", INSTALLER),
-            0,
+            false,
         )
         .await;
     }
@@ -295,9 +309,9 @@ mod tests {
         pass(ALMOST).await;
         assert_eq!(session.board().unwrap().state().end, None);
         pass(SOON).await;
+        has_gone_back(&stage).await;
         let end = session.board().unwrap().state().end;
         assert_eq!(end, Some(End::Aborted("request".to_owned())));
-        assert_eq!(reboots(&stage), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -311,7 +325,7 @@ mod tests {
         assert_eq!(reboots(&stage), 0);
         session.abort();
         pass(SOON).await;
-        assert_eq!(reboots(&stage), 1);
+        has_gone_back(&stage).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -600,7 +600,7 @@ impl Desk {
     fn new() -> Self {
         Self {
             operator: Operator::new().unwrap(),
-            folder: TempDir::with_prefix("refusals-").unwrap(),
+            folder: TempDir::with_prefix("bad-input-").unwrap(),
         }
     }
 
