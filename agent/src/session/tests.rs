@@ -174,6 +174,32 @@ async fn agent_that_comes_after_the_seal_reboots_once_it_is_released() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn agent_that_comes_after_the_one_that_was_released_reboots() {
+    let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
+    let session = Session::open(stage.machine()).unwrap();
+    session.start(rebooting(None)).unwrap();
+    let state = ended(&session).await;
+    assert!(session.release(state.next));
+    let reboots = || {
+        let asked = stage.asked();
+        asked.iter().filter(|line| *line == "reboot").count()
+    };
+    let reboots_again = async |times: usize| {
+        let again = async {
+            while reboots() < times {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::time::timeout(STOPS, again).await.unwrap();
+    };
+    reboots_again(1).await;
+    // it was killed before the machine went down, and nobody comes to release the next one
+    drop(session);
+    let _next = Session::open(stage.machine()).unwrap();
+    reboots_again(2).await;
+}
+
 #[tokio::test]
 async fn agent_that_comes_in_the_middle_of_the_seal_ends_it() {
     // nothing is mounted any more in which it could be looked at what was done before

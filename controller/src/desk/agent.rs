@@ -32,6 +32,8 @@ use crate::{
 /// The agent's folder on the target; in memory on every system that has `/run`.
 pub(super) const AGENT_FOLDER: &str = "/run/landfall";
 
+/// How often an agent is let go that has come anew meanwhile.
+const RELEASES: usize = 3;
 /// How often an agent is asked that still does what an earlier command asked for.
 const MAKES_ROOM: Duration = Duration::from_secs(1);
 
@@ -376,25 +378,36 @@ impl Desk {
     /// Its answer may be lost, and then what it has booted is met in its place: the installed system, with its own keys
     /// and without an agent. Whoever looks at that system later finds out whether it is the right one. A machine that is in
     /// its old boot still has not heard it.
-    pub async fn release(&self, old_boot: &str) -> Result<(), Failure> {
-        let (link, next) = {
-            let agent = self.agent.lock().await;
-            let agent = agent.as_ref().ok_or_else(no_agent)?;
-            (agent.link.clone(), agent.state.next)
-        };
-        match link.release(&self.run, next).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            Err(error) if is_another_system(&error) && !is_at(link.way().0, old_boot).await => {
-                return Ok(());
+    pub async fn release(&self, old_boot: &str, cx: &Context) -> Result<(), Failure> {
+        for _ in 0..RELEASES {
+            let (link, next) = {
+                let agent = self.agent.lock().await;
+                let agent = agent.as_ref().ok_or_else(no_agent)?;
+                (agent.link.clone(), agent.state.next)
+            };
+            match link.release(&self.run, next).await {
+                Ok(true) => return Ok(()),
+                // an agent that came after a crash has told more since
+                Ok(false) => self.follow_to_now(cx).await?,
+                Err(error) if is_another_system(&error) && !is_at(link.way().0, old_boot).await => {
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
         }
         Err(Failure::new("cannot let go of the agent")
             .because("its run has not ended")
             .hint("reboot the machine by hand: `reboot`")
             .code("LF0312"))
     }
+
+    /// Follows the agent to the end of its run, and past every event that it has told by now.
+    async fn follow_to_now(&self, cx: &Context) -> Result<(), Failure> {
+        let told = self.link().await?.confirm().await?.events;
+        self.follow_until(cx, |state| state.next >= told && state.end.is_some())
+            .await
+    }
+
     /// Keeps a lane under the streams and the view of the link up to date, for as long as the agent is talked to.
     fn attend(&self, link: Link) -> Agent {
         let mux = Mux::opener(rand::random());

@@ -35,7 +35,7 @@ impl Step for Reboot<'_> {
             .follow_phase(Phase::Reboot, &["reboot"], cx)
             .await?;
         // the agent reboots only once it knows that its last word was heard
-        self.desk.release(&self.machine.boot_id).await?;
+        self.desk.release(&self.machine.boot_id, cx).await?;
         self.desk.hang_up().await;
         Ok(Done::new(()))
     }
