@@ -29,6 +29,9 @@ use super::{
 const CONSOLE: &str = "console=ttyS0 panic=30 loglevel=4 net.ifnames=0";
 /// The emulator opens its control socket within this; seen: 0.3 s on a busy host.
 const MONITOR_OPENS: Duration = Duration::from_secs(20);
+/// The reason is told before the emulator ends. On a busy host it is read much later, and a machine whose reset is not known
+/// stays off.
+const REASON_COMES: Duration = Duration::from_secs(30);
 
 /// Why a machine has no power any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +102,7 @@ impl Qemu {
     /// Waits until the emulator ends.
     pub async fn ended(&mut self, folder: &Path) -> Off {
         let status = self.child.wait().await;
-        let told = timeout(Duration::from_secs(2), &mut self.reason).await;
+        let told = timeout(REASON_COMES, &mut self.reason).await;
         match (status, told) {
             (_, Ok(Ok(Some(reason)))) if reason == "guest-reset" => Off::Reset,
             (_, Ok(Ok(Some(reason)))) if reason.starts_with("guest-") => Off::Shutdown,
