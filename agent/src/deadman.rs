@@ -142,13 +142,13 @@ fn goes_back() -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use landfall_proto::{
-        order::{Install, Job, NixSettings, Order, RunId},
-        report::End,
-    };
+    use landfall_proto::report::End;
 
     use super::*;
-    use crate::machine::{command::Ended, stage::Stage};
+    use crate::{
+        machine::{command::Ended, stage::Stage},
+        session::tests::order,
+    };
 
     const INSTALLER: &str = "ID=nixos\nVARIANT_ID=installer\n";
     const STOP: &str = "systemctl stop landfall-return.timer";
@@ -179,20 +179,6 @@ mod tests {
         (session, contact)
     }
 
-    fn order(keys: &[&str]) -> Order {
-        Order {
-            run: RunId::from_bytes([7; 16]),
-            job: Job::Install(Install {
-                keys: keys.iter().map(|path| path.parse().unwrap()).collect(),
-                disko: None,
-                system: None,
-                nix: NixSettings::default(),
-                reboot: false,
-                keep_journal: false,
-            }),
-        }
-    }
-
     fn reboots(stage: &Stage) -> usize {
         stage
             .asked()
@@ -207,17 +193,21 @@ mod tests {
             if reboots(stage) > 0 {
                 break;
             }
-            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            a_thread_came_round().await;
         }
         assert_eq!(reboots(stage), 1);
     }
 
+    /// Waits in real time, during which the clock stands.
+    async fn a_thread_came_round() {
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+    }
+
     /// Lets time pass, and what is due then be done.
     async fn pass(time: Duration) {
-        // threads that block are waited for in real time, during which the clock stands
         tokio::time::sleep(time).await;
         for _ in 0..20 {
-            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            a_thread_came_round().await;
         }
     }
 

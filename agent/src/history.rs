@@ -212,7 +212,6 @@ mod tests {
         let order = |disk: &str, reboot: bool| Order {
             run: run(),
             job: Job::Install(order::Install {
-                keys: Vec::new(),
                 disko: Some(order::Disko {
                     script: "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-x"
                         .parse()
@@ -226,10 +225,8 @@ mod tests {
                     }],
                     again: None,
                 }),
-                system: None,
-                nix: order::NixSettings::default(),
                 reboot,
-                keep_journal: false,
+                ..order::Install::default()
             }),
         };
         files::private_directory(machine.dir()).unwrap();

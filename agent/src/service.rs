@@ -288,10 +288,13 @@ fn whole(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use landfall_proto::order::{Describer, Install, Job, NixSettings, Order};
+    use landfall_proto::order::Describer;
 
     use super::*;
-    use crate::machine::{command::Ended, stage::Stage};
+    use crate::{
+        machine::{command::Ended, stage::Stage},
+        session::tests::order,
+    };
 
     const OURS: u64 = 1;
     const THEIRS: u64 = 2;
@@ -299,17 +302,7 @@ mod tests {
     /// A service whose run waits for one key.
     fn service(stage: &Stage) -> Service {
         let session = Session::open(stage.machine()).unwrap();
-        let order = Order {
-            run: RunId::from_bytes([7; 16]),
-            job: Job::Install(Install {
-                keys: vec!["/tmp/secret.key".parse().unwrap()],
-                disko: None,
-                system: None,
-                nix: NixSettings::default(),
-                reboot: false,
-                keep_journal: false,
-            }),
-        };
+        let order = order(&["/tmp/secret.key"]);
         session.fence().greet(OURS, false).unwrap();
         session.start(order).unwrap();
         Service { session }

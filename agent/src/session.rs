@@ -284,9 +284,7 @@ impl Session {
 
     /// Asks the run to stop.
     pub(crate) fn abort(&self) {
-        if let Some(current) = self.current().as_ref() {
-            current.cancel.cancel();
-        }
+        self.abort_unless(&[]);
     }
 
     /// Asks the run to stop unless it is in one of these steps, and returns in which.
@@ -493,4 +491,4 @@ fn lasting(order: &Order) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -133,8 +133,8 @@ pub struct Kexec {
     pub return_after: u64,
 }
 
-/// Partition, install, reboot: the parts that are there, in this order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Partition, install, reboot: the parts that are there, in this order. By default nothing is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Install {
     /// Files that disko's script reads: keys of encrypted disks. Only where they lie; what is in them never travels in an
     /// order.

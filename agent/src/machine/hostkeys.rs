@@ -14,6 +14,12 @@ use super::{Machine, TARGET, broken, files, inside::path_to};
 /// The host keys that the installer's sshd shows.
 pub const SHOWN: [&str; 2] = ["ssh_host_rsa_key", "ssh_host_ed25519_key"];
 
+/// Returns what is known of the file of a host key, or where a link to one leads; none where that is empty or no file.
+pub(super) fn key_at(path: &Path) -> Option<fs::Metadata> {
+    let found = fs::metadata(path).ok()?;
+    (found.is_file() && found.len() > 0).then_some(found)
+}
+
 /// A host key in the form of files that sshd reads.
 #[derive(Clone)]
 pub struct HostKey {
@@ -83,11 +89,9 @@ impl Machine {
     ///
     /// A link that leads nowhere is none. NixOS names an RSA and an Ed25519 key (`services.openssh.hostKeys`).
     pub fn has_host_keys(&self) -> bool {
-        let is_there = |name: &&str| {
-            let key = fs::metadata(self.at("/etc/ssh").join(name));
-            key.is_ok_and(|key| key.is_file() && key.len() > 0)
-        };
-        SHOWN.iter().any(is_there)
+        SHOWN
+            .iter()
+            .any(|name| key_at(&self.at("/etc/ssh").join(name)).is_some())
     }
 
     /// Returns the key that the installer gets where the old system has none, made when it is asked for first.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     broken, files,
-    hostkeys::SHOWN,
+    hostkeys::{SHOWN, key_at},
     marker::{self, Marker, Past},
     routes,
 };
@@ -241,14 +241,12 @@ fn write_host_key(
     name: &str,
     output: &mut impl Write,
 ) -> io::Result<bool> {
-    let is_file =
-        |path: &Path| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > 0);
     let is_link = fs::symlink_metadata(copied).is_ok_and(|found| found.is_symlink());
     let source = if is_link { original } else { copied };
-    if !is_file(source) {
+    let Some(found) = key_at(source) else {
         return Ok(false);
-    }
-    let mode = fs::metadata(source)?.mode() & 0o7777;
+    };
+    let mode = found.mode() & 0o7777;
     entry(
         name,
         ModeFileType::Regular,

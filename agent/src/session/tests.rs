@@ -13,17 +13,14 @@ use crate::machine::{command::Ended, stage::Stage};
 const MEMORY: &str = "1 0 0:2 / / rw - tmpfs tmpfs rw\n";
 const SECRET: &[u8] = b"correct horse battery staple\n";
 
-fn order(keys: &[&str]) -> Order {
+/// An order of which nothing but the wait for these keys is done.
+pub(crate) fn order(keys: &[&str]) -> Order {
     let keys = keys.iter().map(|path| path.parse().unwrap()).collect();
     Order {
         run: RunId::from_bytes([7; 16]),
         job: Job::Install(Install {
             keys,
-            disko: None,
-            system: None,
-            nix: NixSettings::default(),
-            reboot: false,
-            keep_journal: false,
+            ..Install::default()
         }),
     }
 }

@@ -380,11 +380,7 @@ impl Desk {
     /// its old boot still has not heard it.
     pub async fn release(&self, old_boot: &str, cx: &Context) -> Result<(), Failure> {
         for _ in 0..RELEASES {
-            let (link, next) = {
-                let agent = self.agent.lock().await;
-                let agent = agent.as_ref().ok_or_else(no_agent)?;
-                (agent.link.clone(), agent.state.next)
-            };
+            let (link, next) = self.seen().await?;
             match link.release(&self.run, next).await {
                 Ok(true) => return Ok(()),
                 // an agent that came after a crash has told more since
@@ -442,12 +438,14 @@ impl Desk {
         }
     }
     pub(super) async fn link(&self) -> Result<Link, Failure> {
-        self.agent
-            .lock()
-            .await
-            .as_ref()
-            .map(|agent| agent.link.clone())
-            .ok_or_else(no_agent)
+        Ok(self.seen().await?.0)
+    }
+
+    /// Returns the way to the agent, and how many of its events were seen.
+    pub(super) async fn seen(&self) -> Result<(Link, u64), Failure> {
+        let agent = self.agent.lock().await;
+        let agent = agent.as_ref().ok_or_else(no_agent)?;
+        Ok((agent.link.clone(), agent.state.next))
     }
 
     pub(super) async fn mux(&self) -> Result<Mux, Failure> {
@@ -469,7 +467,7 @@ fn other_run(run: &str) -> Failure {
         .contact(Contact::Foreign)
 }
 
-pub(super) fn no_agent() -> Failure {
+fn no_agent() -> Failure {
     Failure::new("cannot call the agent")
         .because("it was never reached")
         .hint("run the same command again")

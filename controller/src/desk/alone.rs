@@ -8,7 +8,13 @@ use tokio::time::Instant;
 use super::{Desk, agent::AGENT_FOLDER};
 use crate::{
     local::state::Alone,
-    remote::{classify::may_pass, probe::Machine, ssh::Ssh, upload},
+    remote::{
+        classify::{LOGIN_REFUSED, may_pass},
+        probe::Machine,
+        ssh::Ssh,
+        upload,
+        wait::REFUSED_FOR,
+    },
     request::Phase,
 };
 
@@ -17,21 +23,13 @@ pub const ALONE: &str = "the agent does it alone";
 
 /// How long is waited before a machine is asked again that may just be booting.
 const PAUSE: Duration = Duration::from_secs(3);
-/// Logins refused for this long are no longer a machine that is still booting.
-const REFUSED_FOR: Duration = Duration::from_secs(180);
-/// What is said of a machine that lets nobody in.
-const LOGIN_REFUSED: &str = "LF0105";
 
 impl Desk {
     /// Leaves the run to the agent, which has all that it waits for. Nobody has to come to see its end.
     ///
     /// Returns false where it has failed meanwhile: that is to be seen now.
     pub async fn hand_over(&self, system: Option<&str>) -> Result<bool, Failure> {
-        let (link, next) = {
-            let agent = self.agent.lock().await;
-            let agent = agent.as_ref().ok_or_else(super::agent::no_agent)?;
-            (agent.link.clone(), agent.state.next)
-        };
+        let (link, next) = self.seen().await?;
         // first here: an agent that is alone and not known to be would be taken for one that is gone
         self.folder.set_alone(&Alone {
             boot_id: link.hello().await?.boot_id,

@@ -119,6 +119,9 @@ const STAYS: [Trouble; 8] = [
 /// Code of a machine that shows another host key.
 pub const STRANGER: &str = "LF0106";
 
+/// Code of a machine that lets nobody in.
+pub const LOGIN_REFUSED: &str = "LF0105";
+
 /// Whether waiting may help against a failure with this code.
 pub fn may_pass(code: &str) -> bool {
     !STAYS.iter().any(|trouble| trouble.code() == code)
@@ -190,7 +193,7 @@ impl Trouble {
             Self::Refused => "LF0102",
             Self::TimedOut => "LF0103",
             Self::Unreachable => "LF0104",
-            Self::AuthRefused => "LF0105",
+            Self::AuthRefused => LOGIN_REFUSED,
             Self::HostKeyChanged | Self::HostKeySwapped => STRANGER,
             Self::HostKeyUnknown => "LF0107",
             Self::NoCommonAlgorithm => "LF0108",

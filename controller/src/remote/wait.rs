@@ -20,7 +20,7 @@ const TRY_PERSON: Duration = Duration::from_secs(180);
 /// Pause between two tries: short beside any boot, long beside a login.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Logins refused for this long are no longer a machine that is still booting.
-const REFUSED_FOR: Duration = Duration::from_secs(180);
+pub const REFUSED_FOR: Duration = Duration::from_secs(180);
 
 /// What a try saw.
 #[derive(Debug, Clone, PartialEq, Eq)]

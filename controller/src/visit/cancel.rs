@@ -211,3 +211,16 @@ fn too_late(host: &str, state: &RunState) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_on_the_disks_is_not_stopped_without_force() {
+        let is_spared = |step| AT_WORK.contains(&step);
+        assert!(is_spared("format") && is_spared("install"));
+        assert!(!is_spared("copy") && !is_spared("keys"));
+        assert!(refused("h", "format").hints[1].contains("--force"));
+    }
+}

@@ -37,12 +37,8 @@ fn store_paths_are_checked() {
 #[test]
 fn plan_names_only_what_was_asked_for() {
     let mut install = Install {
-        keys: Vec::new(),
-        disko: None,
-        system: None,
-        nix: NixSettings::default(),
         reboot: true,
-        keep_journal: false,
+        ..Install::default()
     };
     assert_eq!(install.plan(), ["inspect", "seal", "reboot"]);
     install.keys = vec!["/tmp/secret.key".parse().unwrap()];

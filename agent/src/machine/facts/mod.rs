@@ -5,11 +5,11 @@ mod netlink;
 mod network;
 mod occupied;
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::os::unix::fs::MetadataExt;
 
 use landfall_proto::facts::{Facts, Firmware, Space};
 
-use super::{Machine, TARGET, command::PATH, files, here::wall_clock};
+use super::{Machine, TARGET, command::PATH, files, here::wall_clock, hostkeys::key_at};
 
 /// Programs whose presence decides what can be done, or how.
 const PROGRAMS: &[&str] = &[
@@ -161,8 +161,8 @@ impl Machine {
     /// sshd takes no other; a group of its own may read it on Fedora.
     pub fn public_host_keys(&self) -> Vec<String> {
         let is_kept = |private: &str| {
-            let found = fs::metadata(self.at("/etc/ssh").join(private));
-            found.is_ok_and(|key| key.is_file() && key.len() > 0 && key.mode() & 0o037 == 0)
+            let found = key_at(&self.at("/etc/ssh").join(private));
+            found.is_some_and(|key| key.mode() & 0o037 == 0)
         };
         let names = self.names("/etc/ssh").into_iter();
         let names = names.filter(|name| {
@@ -268,7 +268,7 @@ fn meminfo(text: &str, name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, path::Path};
+    use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
     use super::*;
     use crate::machine::command::Script;
