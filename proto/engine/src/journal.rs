@@ -14,6 +14,10 @@ use landfall_proto::{
     order::RunId,
     report::{Illegal, RunState},
 };
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -132,7 +136,15 @@ pub enum JournalError {
 pub trait Store: Send {
     /// Appends bytes and returns only once they would survive a crash.
     fn append(&mut self, bytes: &[u8]) -> Result<(), JournalError>;
+
+    /// Sees to it that the next lines find room, whoever fills the place meanwhile.
+    fn reserve(&mut self) -> Result<(), JournalError> {
+        Ok(())
+    }
 }
+
+/// Room that is kept for the lines to come: an end of a step with its proof takes some kilobytes.
+const RESERVE: u64 = 64 << 10;
 
 /// A journal in a file.
 #[derive(Debug)]
@@ -141,6 +153,8 @@ pub struct FileStore {
     file: File,
     /// Length of the lines that were appended whole.
     whole: u64,
+    /// Up to where the file system has given room.
+    reserved: u64,
 }
 
 impl Store for FileStore {
@@ -149,14 +163,41 @@ impl Store for FileStore {
         written.map_err(|source| JournalError::Io {
             path: self.path.clone(),
             source,
-        })
+        })?;
+        // whoever has to be sure asks for it
+        let _ = self.reserve();
+        Ok(())
+    }
+
+    /// Takes the room from the file system (fallocate(2)); the file's length stays what it is.
+    fn reserve(&mut self) -> Result<(), JournalError> {
+        if self.reserved >= self.whole + RESERVE / 2 {
+            return Ok(());
+        }
+        let end = i64::try_from(self.whole).unwrap_or(i64::MAX);
+        let flags = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&self.file, flags, end, RESERVE.cast_signed()) {
+            Ok(()) => self.reserved = self.whole + RESERVE,
+            // a file system that keeps no room: what it has is seen when a line is written
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV) => {}
+            Err(error) => {
+                return Err(JournalError::Io {
+                    path: self.path.clone(),
+                    source: error.into(),
+                });
+            }
+        }
+        Ok(())
     }
 }
 
 impl FileStore {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        // a line of which an earlier call wrote only a part would spoil this one
-        self.file.set_len(self.whole)?;
+        // a line of which an earlier call wrote only a part would spoil this one; cutting gives back the room too
+        if self.file.metadata()?.len() != self.whole {
+            self.file.set_len(self.whole)?;
+            self.reserved = self.whole;
+        }
         self.file.seek(SeekFrom::Start(self.whole))?;
         self.file.write_all(bytes)?;
         self.file.sync_data()?;
@@ -204,6 +245,7 @@ impl Journal<FileStore> {
             path: path.to_owned(),
             file,
             whole: whole as u64,
+            reserved: 0,
         };
         if whole == 0 {
             let journal = Self::begin(store, header)?;
@@ -240,6 +282,11 @@ impl<S: Store> Journal<S> {
         // what cannot be copied now comes with the next mark
         let _ = self.copy_out();
         Ok(())
+    }
+
+    /// Sees to it that what follows a step which must not be repeated can be written down.
+    pub(crate) fn reserve(&mut self) -> Result<(), JournalError> {
+        self.store.reserve()
     }
 
     /// Keeps a copy at `path` from now on, replaced whole with each mark; its folder must be there.
@@ -598,6 +645,22 @@ mod tests {
     }
 
     #[test]
+    fn room_for_the_next_lines_is_there_before_they_are_written() {
+        use std::os::unix::fs::MetadataExt;
+        let place = Place::new();
+        let mut journal = place.open().unwrap();
+        journal.append(marks().remove(0)).unwrap();
+        journal.reserve().unwrap();
+        let about = std::fs::metadata(place.path()).unwrap();
+        assert!(
+            about.blocks() * 512 > about.len() + RESERVE / 2,
+            "{about:?}"
+        );
+        // which nobody takes for lines
+        assert_eq!(place.open().unwrap().marks, marks()[..1]);
+    }
+
+    #[test]
     fn line_that_cannot_be_brought_to_storage_is_not_written_down() {
         // a file that takes every write and can be synced by nobody: a thread's own name
         let path = PathBuf::from("/proc/thread-self/comm");
@@ -605,6 +668,7 @@ mod tests {
             file: open_private(&path).unwrap(),
             path,
             whole: 0,
+            reserved: 0,
         };
         store.file.write_all(b"journal").unwrap();
         let error = store.append(b"line\n").unwrap_err();

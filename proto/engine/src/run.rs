@@ -158,6 +158,12 @@ impl<S: Store> Run<S> {
             .step(T::NAME)
             .map_or(0, |state| state.attempt);
         let attempt = before.saturating_add(1);
+        if T::REPEAT == Repeat::Never {
+            // its end has to be remembered, even where somebody fills the place meanwhile
+            self.journal
+                .reserve()
+                .map_err(|error| cannot_journal(&error))?;
+        }
         self.mark(Some(T::NAME), Kind::StepStarted { attempt }, None)?;
         let cx = Context::new(T::NAME, self.board.clone(), self.cancel.clone());
         tokio::select! {

@@ -163,6 +163,8 @@ enum Fate {
     KilledAfter,
     /// From here on there is no room.
     Full,
+    /// From here on no room is kept for later.
+    Unkept,
 }
 
 impl Memory {
@@ -201,13 +203,7 @@ impl Store for Memory {
             .map(|(line, fate)| (line.checked_sub(self.lines()), fate));
         match at {
             Some((Some(0), Fate::KilledBefore)) => panic!("killed"),
-            Some((Some(0) | None, Fate::Full)) => {
-                let source = io::Error::other("no space left");
-                return Err(JournalError::Io {
-                    path: PathBuf::from("memory"),
-                    source,
-                });
-            }
+            Some((Some(0) | None, Fate::Full)) => return Err(no_room()),
             _ => self.bytes.lock().unwrap().extend_from_slice(bytes),
         }
         assert_ne!(at, Some((Some(0), Fate::KilledAfter)), "killed");
@@ -220,6 +216,20 @@ impl Store for Memory {
             );
         }
         Ok(())
+    }
+
+    fn reserve(&mut self) -> Result<(), JournalError> {
+        match self.fate {
+            Some((line, Fate::Unkept)) if self.lines() >= line => Err(no_room()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn no_room() -> JournalError {
+    JournalError::Io {
+        path: PathBuf::from("memory"),
+        source: io::Error::other("no space left"),
     }
 }
 

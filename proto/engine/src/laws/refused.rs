@@ -3,7 +3,7 @@
 use landfall_proto::report::End;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inspect, Life, Machine, Memory, NewFormat, Wrong, live, told};
+use super::{Fate, Inspect, Life, Machine, Memory, NewFormat, Wrong, live, told};
 use crate::run::Run;
 
 #[tokio::test]
@@ -61,6 +61,18 @@ async fn refused_step_can_be_done_by_a_later_process() {
         assert!(!told.contains(&"format begins".to_owned()));
     }
     machine.goes_wrong("format", None);
+    assert_eq!(live(&memory, &machine).await.0, Life::Finished);
+    assert_eq!(machine.all_times(), [1; 4]);
+}
+
+#[tokio::test]
+async fn step_that_must_not_be_repeated_begins_only_where_its_end_can_be_written_down() {
+    let (memory, machine) = (Memory::default(), Machine::default());
+    let (life, _) = live(&memory.meets(0, Fate::Unkept), &machine).await;
+    assert_eq!(life, Life::Failed("LF0901".to_owned()));
+    assert!(!told(&memory).contains(&"format begins".to_owned()));
+    assert_eq!(machine.times("format"), 0);
+    // nothing was begun, so that it can be done once there is room
     assert_eq!(live(&memory, &machine).await.0, Life::Finished);
     assert_eq!(machine.all_times(), [1; 4]);
 }
