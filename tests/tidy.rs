@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("engine", &["landfall-proto"]),
     ("landfall-agent", &["engine", "landfall-proto"]),
     ("landfall", &["engine", "landfall-proto"]),
+    ("landfall-door", &[]),
     (
         "landfall-tests",
         &["engine", "landfall", "landfall-agent", "landfall-proto"],
