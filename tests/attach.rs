@@ -1,4 +1,6 @@
 //! A run that is followed, taken over, left alone and stopped, on a target of namespaces.
+//!
+//! Covers: controller/src/visit, agent/src/session.rs, agent/src/fence.rs.
 
 #[path = "faults/bench.rs"]
 #[expect(

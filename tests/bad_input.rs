@@ -157,10 +157,10 @@ impl Target {
     fn new() -> Self {
         let assets = Assets::open().unwrap();
         let spec = Spec {
-            disks_gib: vec![2, 1],
+            disks_gib: vec![2, 4],
             ..Spec::of(Boot::Target)
         };
-        let machine = Machine::start(&assets, spec).unwrap();
+        let machine = Machine::ready(&assets, spec).unwrap();
         machine.wait_ssh(BOOTS).unwrap();
         let made = machine.ssh(USERS).unwrap();
         assert!(made.status.success(), "{made:?}");

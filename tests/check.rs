@@ -1,4 +1,6 @@
 //! `landfall check`, seen from outside: what it says of a machine, and that the machine is as it was.
+//!
+//! Covers: controller/src/check, agent/src/machine/facts.
 
 use std::{
     path::Path,
@@ -55,7 +57,7 @@ impl Scene {
             memory_mib,
             ..Spec::of(Boot::Target)
         };
-        let machine = Machine::start(&assets, spec).unwrap();
+        let machine = Machine::ready(&assets, spec).unwrap();
         machine.wait_ssh(BOOTS).unwrap();
         Self {
             operator: Operator::new().unwrap(),

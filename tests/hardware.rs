@@ -1,5 +1,8 @@
 //! The machine describes its hardware, and the configuration that lacked this is built: the path to the operator's file
 //! is the real one, what the programs say is fixed.
+//!
+//! Covers: controller/src/phases/hardware.rs, controller/src/local/hardware.rs.
+//! Covers: agent/src/machine/describe.rs.
 
 use std::{
     fs,
@@ -109,7 +112,7 @@ impl Job {
     fn new(condition: &str) -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
-        let machine = Machine::start(&assets, Spec::of(Boot::Installer)).unwrap();
+        let machine = Machine::ready(&assets, Spec::of(Boot::Installer)).unwrap();
         let operator = Operator::new().unwrap();
         let flake = TempDir::with_prefix("flake-").unwrap();
         let text = include_str!("hardware/flake.nix")

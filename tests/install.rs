@@ -1,5 +1,7 @@
 //! The main job, judged from outside: what runs afterwards, from which disk, with which files and
 //! keys, and what is left of landfall at both ends.
+//!
+//! Covers: agent/src/machine/initrd.rs, agent/src/machine/archive.rs, agent/src/steps/kexec.rs.
 
 use std::{
     collections::BTreeSet,
@@ -104,7 +106,7 @@ impl Job {
     fn new(spec: Spec) -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
-        let machine = Machine::start(&assets, spec).unwrap();
+        let machine = Machine::ready(&assets, spec).unwrap();
         let operator = Operator::new().unwrap();
         let mut build = operator.command(&assets, "nix");
         build.args(["build", "--no-link", "--print-out-paths"]);

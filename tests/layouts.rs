@@ -1,5 +1,8 @@
 //! Where a system can live, judged from outside: LUKS, LVM, mdraid and btrfs, each formatted by a script in
 //! disko's shape and booted by the installed system's own means. ext4 is everywhere else.
+//!
+//! Covers: agent/src/machine/stack.rs, agent/src/machine/bootloader.rs.
+//! Covers: agent/src/machine/keys.rs, agent/src/steps/seal.rs.
 
 use std::{
     fmt::Write,
@@ -158,7 +161,7 @@ impl Job {
     fn new(layout: &'static str, spec: Spec) -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
-        let machine = Machine::start(&assets, spec).unwrap();
+        let machine = Machine::ready(&assets, spec).unwrap();
         let operator = Operator::new().unwrap();
         let toplevel = format!("nixosConfigurations.{layout}.config.system.build.toplevel");
         let toplevel = operator.build(&assets, &toplevel).unwrap();

@@ -1,4 +1,7 @@
 //! Getting in without a key and becoming root without leave: by passwords that are asked, given, wrong, or of no use.
+//!
+//! Covers: controller/src/remote/askpass.rs, controller/src/desk/login.rs.
+//! Covers: controller/src/remote/probe.rs.
 
 use std::{
     fs::{self, File},
@@ -85,7 +88,7 @@ fn passwords_lead_to_root_and_no_further() {
 )]
 fn user_of_the_old_system_need_not_be_one_of_the_new() {
     let assets = assets();
-    let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+    let machine = Machine::ready(&assets, Spec::of(Boot::Target)).unwrap();
     machine.wait_ssh(BOOTS).unwrap();
     let operator = Operator::new().unwrap();
     let mut landfall = operator.landfall_as(&assets, &machine, "op@127.0.0.1");
@@ -112,7 +115,7 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let assets = assets();
-        let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+        let machine = Machine::ready(&assets, Spec::of(Boot::Target)).unwrap();
         machine.wait_ssh(BOOTS).unwrap();
         let made = machine.ssh(USERS).unwrap();
         assert!(made.status.success(), "{made:?}");

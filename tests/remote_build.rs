@@ -1,5 +1,7 @@
 //! A system that the operator's machine cannot build: evaluated there, built by the machine that gets it, in the store
 //! that it will run from.
+//!
+//! Covers: controller/src/local/nix, controller/src/phases/build.rs, agent/src/settings.rs.
 
 use std::{path::Path, time::Duration};
 
@@ -27,7 +29,7 @@ const SYSTEM: &str = "nixosConfigurations.elsewhere.config.system.build.toplevel
 fn machine_builds_its_own_system_and_boots_it() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let assets = Assets::prepare(repository).unwrap();
-    let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+    let machine = Machine::ready(&assets, Spec::of(Boot::Target)).unwrap();
     let operator = Operator::new().unwrap();
     let flake = assets.fixture_flake().display().to_string();
     let here = operator.build(&assets, SYSTEM).unwrap_err().to_string();

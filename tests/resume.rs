@@ -1,4 +1,6 @@
 //! Landfall is killed without a warning, and the same command goes on: nothing finished is done again.
+//!
+//! Covers: controller/src/operate.rs, controller/src/desk, agent/src/story.rs.
 
 use std::{
     fs::{self, File},
@@ -91,7 +93,7 @@ impl Desk {
     fn new() -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
-        let machine = Machine::start(&assets, Spec::of(Boot::Installer)).unwrap();
+        let machine = Machine::ready(&assets, Spec::of(Boot::Installer)).unwrap();
         machine.wait_ssh(BOOTS).unwrap();
         Self {
             assets,

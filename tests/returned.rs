@@ -1,4 +1,6 @@
 //! Nobody comes to the installer any more: the machine boots its old system again, and nothing of it was changed.
+//!
+//! Covers: agent/src/deadman.rs, agent/src/machine/timer.rs, controller/src/desk/alone.rs.
 
 use std::{
     fs::{self, File},
@@ -82,7 +84,7 @@ impl Job {
     fn new() -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
-        let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+        let machine = Machine::ready(&assets, Spec::of(Boot::Target)).unwrap();
         machine.wait_ssh(BOOTS).unwrap();
         Self {
             assets,

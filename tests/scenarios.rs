@@ -11,6 +11,7 @@ mod stranger;
 
 use std::{path::Path, process::Command, time::Duration};
 
+use anyhow::Result;
 use landfall_tests::{
     assets::Assets,
     install::{Operator, ROOT},
@@ -39,17 +40,21 @@ struct Site {
 
 impl Site {
     fn new(spec: Spec) -> Self {
-        let site = Self::dark(spec);
+        let site = Self::with(|assets| Machine::ready(assets, spec));
         site.machine.wait_ssh(BOOTS).unwrap();
         site
     }
 
-    /// The same, with a machine that may not have booted yet.
+    /// With a machine that has just got power.
     fn dark(spec: Spec) -> Self {
+        Self::with(|assets| Machine::start(assets, spec))
+    }
+
+    fn with(machine: impl FnOnce(&Assets) -> Result<Machine>) -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
         Self {
-            machine: Machine::start(&assets, spec).unwrap(),
+            machine: machine(&assets).unwrap(),
             operator: Operator::new().unwrap(),
             assets,
         }

@@ -1,5 +1,8 @@
 //! What was entrusted to landfall is where it was asked to be, and nowhere else: not in a command line, an environment,
 //! a log, a journal, a recording, a console or a disk.
+//!
+//! Covers: controller/src/local/secret.rs, controller/src/local/keys.rs.
+//! Covers: agent/src/machine/keys.rs.
 
 use std::{
     fs::{self, File},
@@ -132,7 +135,7 @@ impl Desk {
     fn new() -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
-        let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+        let machine = Machine::ready(&assets, Spec::of(Boot::Target)).unwrap();
         machine.wait_ssh(BOOTS).unwrap();
         let user = format!(
             "useradd -m -s /bin/sh guard && echo guard:{SUDO_PASSWORD} | chpasswd \

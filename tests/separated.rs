@@ -1,5 +1,7 @@
 //! Phases one by one, as who drives an installation by hand or from a script gives them: each command ends well,
 //! leaves the machine where the next one finds it, and needs no memory but the machine's.
+//!
+//! Covers: controller/src/story.rs, controller/src/request/phases.rs, agent/src/steps/again.rs.
 
 use std::{
     fs,
@@ -108,7 +110,7 @@ impl Job {
     fn new() -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let assets = Assets::prepare(repository).unwrap();
-        let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+        let machine = Machine::ready(&assets, Spec::of(Boot::Target)).unwrap();
         let operator = Operator::new().unwrap();
         let toplevel = "nixosConfigurations.demo.config.system.build.toplevel";
         let toplevel = operator.build(&assets, toplevel).unwrap();

@@ -1,6 +1,8 @@
 //! What the programs weigh: on the wire, in memory, and in what they need from a machine.
 //!
 //! The agent is measured as it travels, the controller as a user builds it.
+//!
+//! Covers: Cargo.toml, Cargo.lock.
 
 use std::{
     fs,

@@ -212,6 +212,12 @@ impl Assets {
         vec![("NIX_CONFIG".into(), NIX_CONFIG.into())]
     }
 
+    /// The folder of machines that have booted once.
+    #[must_use]
+    pub fn states(&self) -> PathBuf {
+        self.root.join("states")
+    }
+
     /// A command on the operator's machine: nix in PATH, and a store at /nix that only it sees.
     ///
     /// The process that is started becomes `program`: its id, signals and exit code are the program's.

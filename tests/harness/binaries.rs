@@ -7,10 +7,18 @@ use std::{
     sync::OnceLock,
 };
 
+use crate::waits;
+
+/// The variable with the path of a `landfall` that is built already, as `rig verify` sets it.
+pub const CONTROLLER: &str = "LANDFALL_RIG_CONTROLLER";
+
 /// Returns the path of `landfall`, built when it is first asked for.
 pub fn controller() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| build("landfall", &["--workspace"]))
+    BUILT.get_or_init(|| match env::var_os(CONTROLLER) {
+        Some(built) => built.into(),
+        None => build("landfall", &["--workspace"]),
+    })
 }
 
 /// Returns the path of `landfall` as it is handed out, built when it is first asked for.
@@ -27,7 +35,7 @@ fn build(program: &str, packages: &[&str]) -> PathBuf {
     cargo.args(["build", "--quiet", "--message-format=json"]);
     cargo.args(["--bin", program]).args(packages);
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")));
-    let output = cargo.output().expect("cargo starts");
+    let output = waits::on("build", || cargo.output()).expect("cargo starts");
     let text = String::from_utf8_lossy(&output.stdout);
     let messages = text
         .lines()

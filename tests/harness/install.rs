@@ -5,13 +5,13 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::{assets::Assets, machine::Machine, patience, ssh::Ssh};
+use crate::{assets::Assets, machine::Machine, patience, ssh::Ssh, waits};
 
 /// The login of most tests.
 pub const ROOT: &str = "root@127.0.0.1";
@@ -86,7 +86,7 @@ impl Operator {
         let mut nix = self.command(assets, "nix");
         nix.args(["build", "--no-link", "--print-out-paths"]);
         nix.arg(format!("{}#{attribute}", assets.fixture_flake().display()));
-        let built = nix.output().context("starting nix")?;
+        let built = waits::on("build", || nix.output()).context("starting nix")?;
         ensure!(
             built.status.success(),
             "{}",
@@ -117,6 +117,7 @@ pub fn run(command: &mut Command, deadline: Duration, mut look: impl FnMut()) ->
         .stdin(Stdio::null())
         .stdout(File::create(&out)?)
         .stderr(File::create(&err)?);
+    let begun = Instant::now();
     let mut child = command.spawn().context("starting the command")?;
     let ended = patience::until("the command's end", deadline, || {
         look();
@@ -131,9 +132,15 @@ pub fn run(command: &mut Command, deadline: Duration, mut look: impl FnMut()) ->
         }
     };
     let stderr = String::from_utf8_lossy(&fs::read(&err)?).into_owned();
+    let stdout = fs::read(&out)?;
+    let lines = stdout.split(|byte| *byte == b'\n');
+    let records: Vec<_> = lines
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect();
+    waits::add_run(&records, begun.elapsed());
     Ok(Ended {
         code,
-        stdout: fs::read(&out)?,
+        stdout,
         stderr,
     })
 }

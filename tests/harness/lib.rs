@@ -2,7 +2,7 @@
 //!
 //! In reading order: what machines are made of ([`assets`]), a machine ([`machine`]), the line to it
 //! ([`link`]), a target without a machine ([`namespace`]), where machines live ([`registry`]), how to look at one ([`ssh`]), the operator who installs one
-//! ([`install`]), a landfall at work ([`watched`]), and what the program
+//! ([`install`]), a landfall at work ([`watched`]), what tests wait for ([`waits`]), and what the program
 //! `rig` does with all of it ([`command`]).
 //!
 //! Nothing here touches this host's disks, boot or kernel: disks are files in the machine's own
@@ -18,4 +18,5 @@ pub mod namespace;
 pub mod patience;
 pub mod registry;
 pub mod ssh;
+pub mod waits;
 pub mod watched;

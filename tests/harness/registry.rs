@@ -15,11 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::machine::spec::{Boot, Parts, Spec};
+use crate::machine::spec::{Begin, Boot, Parts, Spec};
 
 /// A unix socket's path ends here, and the machine's sockets are in its folder.
 const LONGEST_SOCKET_PATH: usize = 107;
-const LONGEST_SOCKET_NAME: &str = "/control.sock";
+const LONGEST_SOCKET_NAME: &str = "/identity.sock";
 
 /// What is remembered of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Record {
     pub parts: Parts,
     /// What the next power-on boots.
     pub boot: Boot,
+    /// How it begins, the next time.
+    #[serde(default)]
+    pub begin: Begin,
     /// The operator's port, once it had one.
     pub port: Option<u16>,
     /// Belongs to a test and ends with it.

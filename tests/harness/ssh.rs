@@ -76,7 +76,8 @@ impl Ssh {
         Ok(())
     }
 
-    fn run_within(&self, what: &str, deadline: Duration) -> Result<Output> {
+    /// The same, with another time than a minute.
+    pub fn run_within(&self, what: &str, deadline: Duration) -> Result<Output> {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=2", &deadline.as_secs().to_string(), "ssh"]);
         self.arguments(&mut command);

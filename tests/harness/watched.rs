@@ -17,7 +17,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::patience;
+use crate::{patience, waits};
 
 /// How much is shown of what a command told that does not end.
 const LAST_WORDS: usize = 30;
@@ -137,11 +137,13 @@ impl Watched {
 
     fn told(mut self, code: Option<i32>) -> Result<Told> {
         self.hear()?;
+        let took = self.begun.elapsed();
+        waits::add_run(&self.records, took);
         Ok(Told {
             code,
             records: std::mem::take(&mut self.records),
             stderr: self.stderr(),
-            took: self.begun.elapsed(),
+            took,
         })
     }
 

@@ -1,4 +1,7 @@
 //! The program on the machine is killed in each of its steps, and comes back by itself.
+//!
+//! Covers: agent/src/session.rs, agent/src/story.rs, agent/src/machine/launch.rs.
+//! Covers: proto/engine/src.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,6 @@
 //! The operator's program is killed in every phase, and the same command is given again.
+//!
+//! Covers: controller/src/operate.rs, controller/src/desk, controller/src/local/state.
 
 use landfall_tests::{
     machine::spec::{Boot, Spec},

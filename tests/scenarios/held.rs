@@ -1,4 +1,6 @@
 //! Disks that something holds when the run lets go of them.
+//!
+//! Covers: agent/src/steps/seal.rs, agent/src/machine/mounts.rs.
 
 use landfall_tests::machine::spec::{Boot, Spec};
 

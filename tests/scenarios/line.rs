@@ -1,4 +1,6 @@
 //! One command installs a machine over a line that is cut at every stage.
+//!
+//! Covers: proto/src/stream, controller/src/remote, agent/src/tunnel.rs.
 
 use std::{
     fs,

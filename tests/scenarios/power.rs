@@ -1,5 +1,8 @@
 //! Power that is cut: before the format, in the middle of it, after it, and half way through the copy. The old system is
 //! on a disk of its own and boots each time.
+//!
+//! Covers: agent/src/machine/mend.rs, agent/src/machine/record.rs, agent/src/steps/again.rs.
+//! Covers: agent/src/history.rs.
 
 use landfall_tests::{
     machine::spec::{Boot, Spec},

@@ -1,4 +1,6 @@
 //! Machines that are too small: for the installer, and for the system.
+//!
+//! Covers: controller/src/check/memory.rs, agent/src/machine/room.rs.
 
 use std::fs::File;
 

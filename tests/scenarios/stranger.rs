@@ -1,4 +1,7 @@
 //! Whatever answers after kexec is not believed before it has shown who it is.
+//!
+//! Covers: controller/src/remote/host_key.rs, controller/src/remote/wait.rs.
+//! Covers: controller/src/phases/connect.rs.
 
 use std::{fs, path::PathBuf, process::Command};
 

@@ -16,7 +16,8 @@ use crate::{
     machine::{
         self,
         control::{Ask, Status, ask},
-        spec::{Boot, Firmware, Spec},
+        spec::{Begin, Boot, Firmware, Spec},
+        state,
     },
     patience,
     registry::{self, Record},
@@ -42,6 +43,9 @@ pub(super) struct Options {
     /// What to boot [default: target, or what the machine itself would boot next]
     #[arg(long)]
     boot: Option<Boot>,
+    /// Boot it; otherwise it goes on from the state of one that has booted
+    #[arg(long)]
+    cold: bool,
     /// Without a way out of the machine's own network
     #[arg(long)]
     offline: bool,
@@ -51,11 +55,12 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// A new machine with this name.
+    /// A new machine with this name, that boots.
     pub(super) fn named(name: &str, uefi: bool) -> Self {
         Self {
             name: Some(name.to_owned()),
             uefi,
+            cold: true,
             ..Self::default()
         }
     }
@@ -118,7 +123,17 @@ pub(super) fn start(options: &Options) -> Result<Status> {
         Ok(assets) => assets,
         Err(_) => Assets::prepare(&repository())?,
     };
-    let folder = machine::create(&assets, &name, options.spec(), false)?;
+    let spec = options.spec();
+    let begin = match options.cold {
+        true => Begin::PowerOn,
+        false => {
+            if !state::is_there(&assets, &spec)? {
+                eprintln!("rig: a machine is booted once, to go on from there: about a minute");
+            }
+            state::begin(&assets, &spec)?
+        }
+    };
+    let folder = machine::create(&assets, &name, spec, begin, false)?;
     let started = keep(&name, &folder);
     if started.is_err() {
         registry::remove(&folder)?;

@@ -32,6 +32,8 @@ pub enum Ask {
     },
     /// Pull the plug.
     PowerCut,
+    /// Write memory and devices to files in its folder, and end it.
+    Save,
     /// Do something to the line.
     Link {
         /// What to do.

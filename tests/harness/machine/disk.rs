@@ -76,7 +76,8 @@ pub fn used(disk: &Path) -> u64 {
     fs::metadata(disk).map_or(0, |meta| meta.blocks() * 512)
 }
 
-fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file and leaves out what is zero.
+pub fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     let done = Command::new("cp")
         .args(["--sparse=always", "--reflink=auto", "--no-preserve=all"])
         .args([from, to])

@@ -21,9 +21,10 @@ use tokio::{
 
 use super::{
     control::{Answer, Ask, Status, socket},
-    disk,
+    disk, identity,
     qemu::{self, Off, Qemu},
-    spec::{Boot, Firmware},
+    spec::{Begin, Boot, Firmware},
+    state::About,
 };
 use crate::{
     link::{
@@ -105,6 +106,7 @@ enum Next {
 
 impl Keeper {
     async fn power_on(&mut self, boot: Boot) -> Result<()> {
+        let begin = std::mem::take(&mut self.record.begin);
         let Record {
             name, spec, parts, ..
         } = &self.record;
@@ -118,13 +120,17 @@ impl Keeper {
             Boot::Bare => "the bare target",
             Boot::Installer => "the installer",
         };
+        let how = match begin {
+            Begin::Resume { .. } => "a state of",
+            _ => "from",
+        };
         qemu::note(
             &self.folder,
-            &format!("boot {} from {from}", self.boots + 1),
+            &format!("boot {} {how} {from}", self.boots + 1),
         )?;
         let mut tries = 1;
         let qemu = loop {
-            match Qemu::start(&self.folder, name, spec, parts, boot).await {
+            match Qemu::start(&self.folder, name, spec, parts, boot, &begin).await {
                 Ok(qemu) => break qemu,
                 Err(error) if tries < STARTS && error.to_string().contains("forwarding") => {
                     tries += 1;
@@ -135,6 +141,9 @@ impl Keeper {
                 }
             }
         };
+        if let Begin::Resume { state } = &begin {
+            identity::give(&self.folder, &About::load(state)?).await?;
+        }
         self.far.send_replace(Some(qemu.ssh));
         self.qemu = Some(qemu);
         self.off = None;
@@ -218,6 +227,12 @@ impl Keeper {
             Ask::PowerCut => {
                 self.cut_power().await;
                 qemu::note(&self.folder, "power cut")
+            }
+            Ask::Save => {
+                let qemu = self.qemu.as_mut().context("it has no power")?;
+                qemu.save(&self.folder).await?;
+                self.lights_out(Off::PowerCut);
+                Ok(())
             }
             Ask::Link { change } => {
                 self.conditions.send_modify(|now| *now = change.apply(*now));

@@ -1,23 +1,24 @@
 //! A machine: an emulated computer with disks, firmware, a serial console and one line to it.
 //!
 //! [`Machine`] is a test's own and ends with it; `rig up` makes the ones that stay. Both are kept by
-//! [`keep`] and asked through [`control`].
+//! [`keep`] and asked through [`control`]. Where booting is not what is looked at, a machine begins from
+//! a [`state`] of one that has booted.
 
 pub mod control;
 pub mod disk;
+pub mod identity;
 pub mod keep;
 pub mod qemu;
+pub mod qmp;
 pub mod spec;
+pub mod state;
 
 use std::{
-    fs,
+    fs::{self, File},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{self, Output},
-    sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -26,7 +27,7 @@ use anyhow::{Context, Result, ensure};
 
 use self::{
     control::{Ask, Status, ask},
-    spec::{Boot, Parts, Spec},
+    spec::{Begin, Boot, Parts, Spec},
 };
 use crate::{
     assets::Assets,
@@ -34,10 +35,13 @@ use crate::{
     patience,
     registry::{self, Record},
     ssh::Ssh,
+    waits,
 };
 
-/// Machines that run at once in one test run; each keeps two cores busy while it boots.
+/// Tests' machines that run at once on this host; each keeps two cores busy while it boots.
 const AT_ONCE: u32 = 2;
+/// Longest that a test waits for its turn: what others may take.
+const WAITS_ITS_TURN: Duration = Duration::from_secs(3600);
 
 /// A machine of a test. Loses power and is removed when it is dropped.
 #[derive(Debug)]
@@ -55,7 +59,13 @@ pub struct Machine {
 pub struct Link<'a>(&'a Machine);
 
 /// Makes the folder, the disks and the record of a new machine.
-pub fn create(assets: &Assets, name: &str, spec: Spec, ephemeral: bool) -> Result<PathBuf> {
+pub fn create(
+    assets: &Assets,
+    name: &str,
+    spec: Spec,
+    begin: Begin,
+    ephemeral: bool,
+) -> Result<PathBuf> {
     let folder = registry::folder(name)?;
     ensure!(
         !folder.exists(),
@@ -63,13 +73,18 @@ pub fn create(assets: &Assets, name: &str, spec: Spec, ephemeral: bool) -> Resul
     );
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let parts = Parts::pick(assets, spec.boot)?;
-    let made = disk::create(&folder, parts.image.as_deref(), &spec.disks_gib).and_then(|()| {
+    let disks = match &begin {
+        Begin::Resume { state } => state::copy(state, &folder, spec.disks_gib.len()),
+        _ => disk::create(&folder, parts.image.as_deref(), &spec.disks_gib),
+    };
+    let made = disks.and_then(|()| {
         let (name, boot) = (name.to_owned(), spec.boot);
         Record {
             name,
             spec,
             parts,
             boot,
+            begin,
             port: None,
             ephemeral,
         }
@@ -84,11 +99,21 @@ pub fn create(assets: &Assets, name: &str, spec: Spec, ephemeral: bool) -> Resul
 impl Machine {
     /// Makes a machine and gives it power; waits for a free slot if others are running.
     pub fn start(assets: &Assets, spec: Spec) -> Result<Self> {
+        Self::begun(assets, spec, Begin::PowerOn)
+    }
+
+    /// Makes a machine that has booted already, and is somebody of its own; else the same.
+    pub fn ready(assets: &Assets, spec: Spec) -> Result<Self> {
+        let begin = waits::on("a state", || state::begin(assets, &spec))?;
+        waits::on("boot", || Self::begun(assets, spec, begin))
+    }
+
+    fn begun(assets: &Assets, spec: Spec, begin: Begin) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let slot = Slot::take();
+        let slot = waits::on("others", Slot::take)?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{number}", process::id());
-        let folder = create(assets, &name, spec, true)?;
+        let folder = create(assets, &name, spec, begin, true)?;
         let keeper = keep_on_thread(&folder)?;
         let first = patience::until("the machine's keeper", Duration::from_secs(60), || {
             if keeper.is_finished() {
@@ -145,6 +170,15 @@ impl Machine {
         ask(&self.folder, &Ask::PowerCut).map(drop)
     }
 
+    /// Writes its memory and the state of its devices to its folder, and ends it.
+    fn save(&self) -> Result<()> {
+        ask(&self.folder, &Ask::Save).map(drop)
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Gives power again, with the same disks and firmware variables.
     pub fn boot(&self, boot: Boot) -> Result<()> {
         ask(&self.folder, &Ask::Boot { boot: Some(boot) }).map(drop)
@@ -152,8 +186,10 @@ impl Machine {
 
     /// Waits until the machine has booted for the `count`th time since it was made.
     pub fn wait_boots(&self, count: u32, deadline: Duration) -> Result<()> {
-        patience::until(&format!("boot {count}"), deadline, || {
-            Ok((self.status()?.boots >= count).then_some(()))
+        waits::on("boot", || {
+            patience::until(&format!("boot {count}"), deadline, || {
+                Ok((self.status()?.boots >= count).then_some(()))
+            })
         })
     }
 
@@ -164,7 +200,8 @@ impl Machine {
 
     /// Waits until a login succeeds; on failure the console's last lines are part of the error.
     pub fn wait_ssh(&self, deadline: Duration) -> Result<()> {
-        self.ssh.wait(deadline).with_context(|| self.console_tail())
+        let waited = waits::on("boot", || self.ssh.wait(deadline));
+        waited.with_context(|| self.console_tail())
     }
 
     /// Waits until the console says `text`, beginning where the last such wait ended.
@@ -304,30 +341,24 @@ pub fn run_keeper(folder: &Path) -> Result<()> {
     runtime.block_on(keep::keep(folder))
 }
 
-/// The right to run a machine in this process.
+/// The right to run a machine: one of so many files, locked.
 #[derive(Debug)]
-struct Slot;
-
-static RUNNING: Mutex<u32> = Mutex::new(0);
-static ENDED: Condvar = Condvar::new();
+struct Slot(#[expect(dead_code, reason = "held, not used")] File);
 
 impl Slot {
-    fn take() -> Self {
-        let mut running = ENDED
-            .wait_while(count(), |running| *running >= AT_ONCE)
-            .unwrap_or_else(PoisonError::into_inner);
-        *running += 1;
-        Self
+    /// Waits until one of them is free, whichever process has it.
+    fn take() -> Result<Self> {
+        let folder = registry::home()?.with_file_name("slots");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        patience::until("another test to end its machine", WAITS_ITS_TURN, || {
+            for number in 0..AT_ONCE {
+                let path = folder.join(number.to_string());
+                let file = File::create(&path).context("opening a slot")?;
+                if file.try_lock().is_ok() {
+                    return Ok(Some(Self(file)));
+                }
+            }
+            Ok(None)
+        })
     }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        *count() -= 1;
-        ENDED.notify_one();
-    }
-}
-
-fn count() -> MutexGuard<'static, u32> {
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }

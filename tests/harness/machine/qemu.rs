@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::Write,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
@@ -13,22 +13,23 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
     process::{Child, Command},
-    task::JoinHandle,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{
     disk,
-    spec::{Boot, Firmware, Parts, Spec},
+    qmp::Monitor,
+    spec::{Begin, Boot, Firmware, Parts, Spec},
 };
+
+/// In a machine's folder: its memory, the state of its devices, and the socket of its second serial port.
+pub const MEMORY: &str = "memory";
+pub const DEVICES: &str = "devices";
+pub const IDENTITY: &str = "identity.sock";
 
 /// What everything before the installed system gets on its command line.
 const CONSOLE: &str = "console=ttyS0 panic=30 loglevel=4 net.ifnames=0";
-/// The emulator opens its control socket within this; seen: 0.3 s on a busy host.
-const MONITOR_OPENS: Duration = Duration::from_secs(20);
 /// The reason is told before the emulator ends. On a busy host it is read much later, and a machine whose reset is not known
 /// stays off.
 const REASON_COMES: Duration = Duration::from_secs(30);
@@ -51,8 +52,7 @@ pub enum Off {
 #[derive(Debug)]
 pub struct Qemu {
     child: Child,
-    /// Collects the reason of the last shutdown the emulator told.
-    reason: JoinHandle<Option<String>>,
+    monitor: Monitor,
     /// Where the guest's port 22 can be reached.
     pub ssh: SocketAddr,
     /// Process id.
@@ -60,7 +60,7 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Gives power to the machine in `folder`.
+    /// Gives power to the machine in `folder`, or lets it go on from a state.
     ///
     /// The emulator dies with the thread that calls this, however that ends.
     pub async fn start(
@@ -69,6 +69,7 @@ impl Qemu {
         spec: &Spec,
         parts: &Parts,
         boot: Boot,
+        begin: &Begin,
     ) -> Result<Self> {
         let ssh = free_port()?;
         let words = folder.join("qemu.log");
@@ -77,7 +78,7 @@ impl Qemu {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(&parts.qemu)
-            .args(arguments(folder, name, spec, parts, boot, ssh)?)
+            .args(arguments(folder, name, spec, parts, boot, ssh, begin)?)
             .stdin(Stdio::null())
             .stdout(errors.try_clone()?)
             .stderr(errors)
@@ -86,26 +87,46 @@ impl Qemu {
             .spawn()
             .context("starting setpriv")?;
         let pid = child.id().context("the emulator ended at once")?;
-        let monitor = folder.join("qmp.sock");
-        let reason = tokio::select! {
-            stream = open_monitor(&monitor) => tokio::spawn(listen(stream?)),
+        let socket = folder.join("qmp.sock");
+        let opened = async {
+            let mut monitor = Monitor::open(&socket).await?;
+            if let Begin::Resume { state } = begin {
+                monitor.resume(&state.join(DEVICES)).await?;
+            }
+            Ok::<_, anyhow::Error>(monitor)
+        };
+        let monitor = tokio::select! {
+            monitor = opened => monitor?,
             _ = child.wait() => bail!("the emulator ended at once: {}", last_words(&words)),
         };
+        if matches!(begin, Begin::Resume { .. }) {
+            // the emulator has it open, and nobody else wants it
+            fs::remove_file(folder.join(MEMORY)).context("forgetting the memory's file")?;
+        }
         Ok(Self {
             child,
-            reason,
+            monitor,
             ssh,
             pid,
         })
     }
 
+    /// Writes everything that is not on its disks to [`MEMORY`] and [`DEVICES`] in its folder, and ends it.
+    ///
+    /// It has to have begun as [`Begin::Saveable`].
+    pub async fn save(&mut self, folder: &Path) -> Result<()> {
+        self.monitor.save(&folder.join(DEVICES)).await?;
+        self.cut().await;
+        Ok(())
+    }
+
     /// Waits until the emulator ends.
     pub async fn ended(&mut self, folder: &Path) -> Off {
         let status = self.child.wait().await;
-        let told = timeout(REASON_COMES, &mut self.reason).await;
+        let told = timeout(REASON_COMES, self.monitor.closed()).await;
         match (status, told) {
-            (_, Ok(Ok(Some(reason)))) if reason == "guest-reset" => Off::Reset,
-            (_, Ok(Ok(Some(reason)))) if reason.starts_with("guest-") => Off::Shutdown,
+            (_, Ok(Some(reason))) if reason == "guest-reset" => Off::Reset,
+            (_, Ok(Some(reason))) if reason.starts_with("guest-") => Off::Shutdown,
             _ => Off::Failed(last_words(&folder.join("qemu.log"))),
         }
     }
@@ -114,7 +135,6 @@ impl Qemu {
     pub async fn cut(&mut self) {
         let _ = self.child.start_kill();
         let _ = self.child.wait().await;
-        self.reason.abort();
     }
 }
 
@@ -126,10 +146,29 @@ fn arguments(
     parts: &Parts,
     boot: Boot,
     ssh: SocketAddr,
+    begin: &Begin,
 ) -> Result<Vec<OsString>> {
     let mut line = Line(Vec::new());
     line.two("-name", name);
-    line.two("-machine", "q35");
+    let shared = match begin {
+        Begin::PowerOn => None,
+        Begin::Saveable => Some("on"),
+        // what the machine writes is its own
+        Begin::Resume { .. } => Some("off"),
+    };
+    match shared {
+        None => line.two("-machine", "q35"),
+        Some(shared) => {
+            let size = spec.memory_mib;
+            let options = format!(",id=memory,size={size}M,share={shared}");
+            let before = "memory-backend-file,mem-path=";
+            line.file("-object", before, &folder.join(MEMORY), &options);
+            line.two("-machine", "q35,memory-backend=memory");
+        }
+    }
+    if matches!(begin, Begin::Resume { .. }) {
+        line.two("-incoming", "defer");
+    }
     // no kvm: the device may be there and hang every stock kernel
     line.two("-accel", "tcg,thread=multi");
     line.two("-cpu", "max");
@@ -153,6 +192,16 @@ fn arguments(
         "",
     );
     line.two("-serial", "chardev:serial");
+    // through which a machine that begins from a state learns who it is
+    line.file(
+        "-chardev",
+        "socket,id=identity,server=on,wait=off,path=",
+        &folder.join(IDENTITY),
+        "",
+    );
+    line.two("-serial", "chardev:identity");
+    // tells a kernel that goes on from a state that its random numbers are known to others
+    line.two("-device", "vmgenid,guid=auto");
     if spec.firmware == Firmware::Uefi {
         let vars = folder.join("ovmf-vars.fd");
         line.file(
@@ -244,41 +293,8 @@ fn free_port() -> Result<SocketAddr> {
     probe.local_addr().context("finding a free port")
 }
 
-async fn open_monitor(path: &Path) -> Result<UnixStream> {
-    let opened = timeout(MONITOR_OPENS, async {
-        loop {
-            if let Ok(stream) = UnixStream::connect(path).await {
-                break stream;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    });
-    let mut stream = opened
-        .await
-        .context("waiting for the emulator's control socket")?;
-    stream
-        .write_all(b"{\"execute\":\"qmp_capabilities\"}\n")
-        .await?;
-    Ok(stream)
-}
-
-/// Reads events until the emulator closes; keeps the reason of its shutdown.
-async fn listen(stream: UnixStream) -> Option<String> {
-    let mut lines = BufReader::new(stream).lines();
-    let mut reason = None;
-    while let Ok(Some(line)) = lines.next_line().await {
-        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else {
-            continue;
-        };
-        if event["event"] == "SHUTDOWN" {
-            reason = event["data"]["reason"].as_str().map(ToOwned::to_owned);
-        }
-    }
-    reason
-}
-
 fn last_words(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let text = fs::read_to_string(log).unwrap_or_default();
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
     last.unwrap_or("it said nothing").to_owned()
 }

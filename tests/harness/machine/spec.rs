@@ -98,6 +98,22 @@ impl Spec {
     }
 }
 
+/// How a machine begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Begin {
+    /// It gets power.
+    #[default]
+    PowerOn,
+    /// The same, with its memory in a file, so that it can be kept as a state.
+    Saveable,
+    /// It goes on where another one stood still, with the disks and the memory of that one.
+    Resume {
+        /// The folder of that state.
+        state: PathBuf,
+    },
+}
+
 /// The files a machine is put together from; kept with the machine, so that it boots again after
 /// the assets have moved on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
