@@ -94,11 +94,7 @@ enum Command {
     /// Install a Debian machine, from nothing to a login on the installed system
     Demo(demo::Options),
     /// Check everything: format, lints, tests, the main job on real machines
-    Verify {
-        /// Play every scenario too: layouts of disks, logins, phases one by one, and every cut
-        #[arg(long)]
-        all: bool,
-    },
+    Verify(verify::Options),
     /// Keep a machine: what `up` leaves running
     #[command(hide = true)]
     Keep {
@@ -176,7 +172,7 @@ impl Cli {
                 machines::link(&name, bend.change(), output.json)?;
             }
             Command::Demo(options) => return demo::demo(&options),
-            Command::Verify { all } => return verify::verify(all),
+            Command::Verify(options) => return verify::verify(&options),
             Command::Keep { name } => machine::run_keeper(&registry::folder(&name)?)?,
         }
         Ok(ExitCode::SUCCESS)
