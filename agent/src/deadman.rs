@@ -146,6 +146,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        departure::Callers,
         machine::{command::Ended, stage::Stage},
         session::tests::order,
     };
@@ -174,7 +175,7 @@ mod tests {
     async fn agent(stage: &Stage) -> (Arc<Session>, Contact) {
         let contact = Contact::new();
         let stopped = take_over(&stage.machine()).await;
-        let session = Session::open(stage.machine()).unwrap();
+        let session = Session::open(stage.machine(), Callers::new()).unwrap();
         watch(Arc::clone(&session), contact.clone(), stopped);
         (session, contact)
     }

@@ -16,6 +16,8 @@ mod session;
 
 mod deadman;
 
+mod departure;
+
 mod history;
 
 mod deliveries;

@@ -12,6 +12,7 @@ use tonic::transport::Server;
 
 use crate::{
     deadman::{self, Contact},
+    departure::Callers,
     history,
     machine::{self, Machine, command, files},
     service::Service,
@@ -73,11 +74,11 @@ pub async fn serve(dir: &Path) -> Result<(), Failure> {
     command::end_leftovers();
     machine.make_room();
     files::usual_umask();
-    let contact = Contact::new();
-    let callers = tunnel::listen(dir, contact.clone())?;
+    let (contact, all) = (Contact::new(), Callers::new());
+    let callers = tunnel::listen(dir, contact.clone(), all.clone())?;
     history::take_over(&machine);
     let stopped = deadman::take_over(&machine).await;
-    let session = Session::open(machine.clone())?;
+    let session = Session::open(machine.clone(), all)?;
     deadman::watch(Arc::clone(&session), contact, stopped);
     let service = AgentServer::new(Service {
         session: Arc::clone(&session),

@@ -292,6 +292,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        departure::Callers,
         machine::{command::Ended, stage::Stage},
         session::tests::order,
     };
@@ -301,7 +302,7 @@ mod tests {
 
     /// A service whose run waits for one key.
     fn service(stage: &Stage) -> Service {
-        let session = Session::open(stage.machine()).unwrap();
+        let session = Session::open(stage.machine(), Callers::new()).unwrap();
         let order = order(&["/tmp/secret.key"]);
         session.fence().greet(OURS, false).unwrap();
         session.start(order).unwrap();

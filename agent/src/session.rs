@@ -21,11 +21,12 @@ use landfall_proto::{
     wire::{self, Piece},
 };
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use zeroize::Zeroizing;
 
 use crate::{
     deliveries::{Arrivals, Door},
+    departure::{Callers, Departure},
     fence::Fence,
     history,
     machine::{
@@ -57,6 +58,7 @@ pub(crate) enum Known {
 pub(crate) struct Session {
     machine: Machine,
     here: Here,
+    callers: Callers,
     arrivals: Arc<Arrivals>,
     mux: Mux,
     current: Mutex<Option<Current>>,
@@ -81,6 +83,11 @@ struct Current {
     cancel: CancellationToken,
     /// Whether nothing was left to be done but to seal the disks, when it was begun.
     sealed: bool,
+    /// The jump with which it ends, if that is its end.
+    departure: Option<Departure>,
+    /// Another one takes its place only once it has ended: what it still does then is done for
+    /// nobody.
+    _story: AbortOnDropHandle<()>,
 }
 
 impl Current {
@@ -94,11 +101,12 @@ impl Current {
 
 impl Session {
     /// Opens the session, and takes up the run that a crash cut off.
-    pub(crate) fn open(machine: Machine) -> Result<Arc<Self>, Failure> {
+    pub(crate) fn open(machine: Machine, callers: Callers) -> Result<Arc<Self>, Failure> {
         let arrivals = Arc::new(Arrivals::new(machine.clone()));
         let mux = Mux::acceptor(Arc::new(Door(Arc::clone(&arrivals))));
         let session = Arc::new(Self {
             here: machine.here()?,
+            callers,
             arrivals,
             mux,
             current: Mutex::default(),
@@ -301,7 +309,8 @@ impl Session {
         })
     }
 
-    /// Lets go of a run whose end the controller has seen: reboots if that is its end, else leaves this machine.
+    /// Lets go of a run whose end the controller has seen: reboots or jumps if that is its end,
+    /// else leaves this machine.
     ///
     /// Returns false while the run goes on or has events that were not seen.
     pub(crate) fn release(&self, next: u64) -> bool {
@@ -371,7 +380,11 @@ impl Session {
     fn act_on(&self, order: &Order, end: &End) {
         match (&order.job, end) {
             // the kernel is about to be replaced: whatever would be cleaned up is gone in a moment
-            (Job::Kexec(_), End::Finished) => {}
+            (Job::Kexec(_), End::Finished) => {
+                let current = self.current();
+                let departure = current.as_ref().and_then(|run| run.departure.as_ref());
+                departure.into_iter().for_each(Departure::is_heard);
+            }
             (Job::Install(install), End::Finished) if install.reboot => {
                 let machine = self.machine.clone();
                 tokio::spawn(async move { reboot::reboot(&machine).await });
@@ -446,30 +459,53 @@ impl Session {
         let cancel = CancellationToken::new();
         let run = Run::begin(journal, cancel.clone())?;
         let board = run.board();
-        self.tell(run, order.clone(), number);
+        let departure = Departure::of(&order, &self.callers);
+        let story = self.tell(run, order.clone(), number, departure.clone());
         Ok(Current {
             order,
             board,
             cancel,
             sealed,
+            departure,
+            _story: story,
         })
     }
 
     /// Tells the story of an order, and takes it off record unless an agent that comes after a crash has to act on its end.
-    fn tell(&self, run: Run<FileStore>, order: Order, number: u64) {
+    ///
+    /// If it ends with a jump, makes that.
+    fn tell(
+        &self,
+        run: Run<FileStore>,
+        order: Order,
+        number: u64,
+        departure: Option<Departure>,
+    ) -> AbortOnDropHandle<()> {
         let (machine, arrivals) = (self.machine.clone(), Arc::clone(&self.arrivals));
         let orders = Arc::clone(&self.orders);
-        tokio::spawn(async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             // how it ended is on the board
             let ended = story::tell(run, &order, &machine, &arrivals).await;
-            let reboots = matches!(&order.job, Job::Install(install) if install.reboot);
-            let is_acted_on = machine.is_let_go() || (reboots && ended.is_ok());
-            let begun = orders.lock().expect("no holder panics");
-            // the end was seen before this, and another order may be on record by now
-            if !is_acted_on && *begun == number {
-                machine.close_order();
+            let boots = match &order.job {
+                Job::Install(install) => install.reboot,
+                Job::Kexec(_) => true,
+            };
+            let is_acted_on = machine.is_let_go() || (boots && ended.is_ok());
+            {
+                let begun = orders.lock().expect("no holder panics");
+                // the end was seen before this, and another order may be on record by now
+                if !is_acted_on && *begun == number {
+                    machine.close_order();
+                }
+                if departure.is_some() && ended.is_err() && *begun == number {
+                    machine.set_loaded(false);
+                }
             }
-        });
+            // the journal says that it is over, which the board alone would not prove
+            if let (Some(departure), Ok(())) = (departure, ended) {
+                departure.go(&machine).await;
+            }
+        }))
     }
 }
 
@@ -490,5 +526,7 @@ fn lasting(order: &Order) -> Vec<u8> {
     }
 }
 
+#[cfg(test)]
+mod jumps;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -33,9 +33,10 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::transport::server::Connected;
 
-use crate::{deadman::Contact, machine::files};
+use crate::{deadman::Contact, departure::Callers, machine::files};
 
 /// Longest that a caller may take to show its certificate.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -60,12 +61,17 @@ pub struct Credentials {
 
 /// A caller that has shown the certificate of this run's controller. Whatever it says is a sign of life.
 #[derive(Debug)]
-pub(crate) struct Caller(TlsStream<UnixStream>, Contact);
+pub(crate) struct Caller(
+    TlsStream<UnixStream>,
+    Contact,
+    #[expect(dead_code, reason = "counts while it lives")] TaskTrackerToken,
+);
 
 /// Listens on the socket in `dir` and returns the callers, for as long as somebody takes them.
 pub(crate) fn listen(
     dir: &Path,
     contact: Contact,
+    all: Callers,
 ) -> Result<ReceiverStream<io::Result<Caller>>, Failure> {
     let path = socket(dir);
     let cannot = |error: io::Error| {
@@ -83,7 +89,7 @@ pub(crate) fn listen(
     tokio::spawn(async move {
         let closed = callers.clone();
         tokio::select! {
-            () = accept(&listener, &credentials, callers, &contact) => {}
+            () = accept(&listener, &credentials, callers, &contact, &all) => {}
             () = closed.closed() => {}
         }
     });
@@ -95,6 +101,7 @@ async fn accept(
     dir: &Path,
     callers: mpsc::Sender<io::Result<Caller>>,
     contact: &Contact,
+    all: &Callers,
 ) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -107,10 +114,11 @@ async fn accept(
             continue;
         }
         let (callers, dir, contact) = (callers.clone(), dir.to_owned(), contact.clone());
+        let entered = all.enter();
         tokio::spawn(async move {
             if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, greet(stream, &dir)).await {
                 // nobody serves any more: the caller sees the end of the stream
-                let _ = callers.send(Ok(Caller(stream, contact))).await;
+                let _ = callers.send(Ok(Caller(stream, contact, entered))).await;
             }
         });
     }

@@ -324,6 +324,12 @@ pub fn end_leftovers() {
     session::kill_orphans(MARK);
 }
 
+/// Returns the agent that started this process, or what started it in turn; none where no agent
+/// did.
+pub(super) fn owner() -> Option<u32> {
+    std::env::var(MARK).ok()?.parse().ok()
+}
+
 async fn start(
     command: &Command,
     prepared: std::process::Command,

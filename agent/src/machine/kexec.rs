@@ -1,6 +1,7 @@
-//! Stands in for the `kexec` of an image while the image's own script loads its kernel, and adds words to the command
-//! line of that kernel. No kernel is loaded without its archive. Everything else is left to the real one, which becomes this
-//! process.
+//! Stands in for the `kexec` of an image while the image's own script loads its kernel, and adds
+//! words to the command line of that kernel. No kernel is loaded without its archive, and none is
+//! started by the script while the agent lives that is to start it. Everything else is left to the
+//! real one, which becomes this process.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,8 +14,9 @@ use std::{
 use landfall_proto::failure::Failure;
 
 use super::{
-    Machine, broken,
+    Machine, broken, command,
     initrd::{self, AMEND},
+    jump,
 };
 
 /// Holds the words that are added, in the environment of the stand-in.
@@ -31,19 +33,23 @@ const LONGEST: usize = 2048 - 128;
 /// After a panic the machine boots what its disks hold: left alone, a kernel stays where it is for ever.
 const PANIC: &str = "panic=60";
 
-/// Does the work of `kexec`, if that is the name, with the arguments of this process. Returns only what went wrong.
+/// Does the work of `kexec`, if that is the name, with the arguments of this process. Returns what
+/// went wrong, or where there is nothing to be done.
 pub fn applet(name: &OsStr) -> Option<Result<(), Failure>> {
     let program = Path::new(name);
-    (program.file_name()? == "kexec").then(|| Err(stand_in(program)))
+    (program.file_name()? == "kexec").then(|| stand_in(program))
 }
 
-fn stand_in(program: &Path) -> Failure {
+fn stand_in(program: &Path) -> Result<(), Failure> {
     let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if jumps(&args) && !jump::is_left_to_script(program, command::owner()) {
+        return Ok(());
+    }
     let amendment = std::env::var_os(AMEND).map(PathBuf::from);
     if loads(&args) && amendment.is_some_and(|amendment| !initrd::done(&amendment).exists()) {
-        return Failure::new("refusing to load the installer")
+        return Err(Failure::new("refusing to load the installer")
             .because(NO_ARCHIVE)
-            .code("LF1406");
+            .code("LF1406"));
     }
     let words = std::env::var_os(WORDS).unwrap_or_default();
     // the kernel is loaded without the words sooner than not at all
@@ -54,7 +60,12 @@ fn stand_in(program: &Path) -> Failure {
     }
     let real = real(program);
     let error = Command::new(&real).args(args).exec();
-    broken(format!("cannot run {}", real.display()))(error)
+    Err(broken(format!("cannot run {}", real.display()))(error))
+}
+
+/// Whether a kernel that was loaded is to be started.
+fn jumps(args: &[OsString]) -> bool {
+    args.iter().any(|arg| arg == "-e" || arg == "--exec")
 }
 
 /// Whether a kernel is to be loaded, and not started or unloaded.
@@ -77,7 +88,7 @@ fn loads(args: &[OsString]) -> bool {
 }
 
 /// The image's own program, once the agent is in its place.
-fn real(program: &Path) -> PathBuf {
+pub(super) fn real(program: &Path) -> PathBuf {
     program.with_file_name("kexec.image")
 }
 
@@ -145,7 +156,8 @@ impl Machine {
         added(&self.image_kexec()).exists()
     }
 
-    fn image_kexec(&self) -> PathBuf {
+    /// Returns where an image has its own `kexec`, in whose place the agent stands.
+    pub(super) fn image_kexec(&self) -> PathBuf {
         self.kexec_dir().join("kexec/kexec")
     }
 }
@@ -194,6 +206,20 @@ mod tests {
         check("quiet", "quiet panic=60 w");
         check("panic=1 quiet", "panic=1 quiet w");
         check("boot.panic=1", "boot.panic=1 panic=60 w");
+    }
+
+    #[test]
+    fn jump_is_told_from_everything_else() {
+        let check = |args: &[&str], expected: bool| {
+            let args: Vec<_> = args.iter().map(OsString::from).collect();
+            assert_eq!(jumps(&args), expected, "{args:?}");
+        };
+        check(&["-e"], true);
+        check(&["-e", "--reset-vga"], true);
+        check(&["--exec"], true);
+        check(&["--load", "bzImage", "--append=-e"], false);
+        check(&["-u"], false);
+        check(&[], false);
     }
 
     #[test]

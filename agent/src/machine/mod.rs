@@ -23,6 +23,7 @@ pub mod hostkeys;
 mod image;
 pub mod initrd;
 mod inside;
+mod jump;
 pub mod kexec;
 mod keys;
 pub mod kmsg;

@@ -57,6 +57,12 @@ pub(super) fn kill_orphans(variable: &str) {
     }
 }
 
+/// Whether a process is there that has not ended.
+pub(super) fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    session_of(&stat).is_some()
+}
+
 fn owner(environ: &[u8], variable: &str) -> Option<u32> {
     let text = String::from_utf8_lossy(environ);
     let mut entries = text.split('\0');

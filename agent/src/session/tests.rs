@@ -56,7 +56,7 @@ async fn ended(session: &Session) -> RunState {
 #[tokio::test]
 async fn key_is_where_it_was_asked_for_and_nowhere_else() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     session.start(order(&["/tmp/secret.key"])).unwrap();
     let entrust = |path: &str| {
         let content = Zeroizing::new(SECRET.to_vec());
@@ -78,7 +78,7 @@ async fn key_is_where_it_was_asked_for_and_nowhere_else() {
 #[tokio::test]
 async fn run_without_its_key_fails_and_is_taken_up_with_it() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     let order = order(&["/tmp/secret.key"]);
     session.start(order.clone()).unwrap();
     session.supply(Input::Keys).unwrap();
@@ -98,7 +98,7 @@ async fn agent_that_comes_after_a_crash_waits_for_nothing_that_was_brought() {
         .file("proc/self/mountinfo", MEMORY)
         .file("run/landfall/lock", "");
     let machine = stage.machine();
-    let session = Session::open(machine.clone()).unwrap();
+    let session = Session::open(machine.clone(), Callers::new()).unwrap();
     session.supply(Input::Keys).unwrap();
     let order = order(&["/tmp/secret.key"]);
     machine
@@ -106,7 +106,7 @@ async fn agent_that_comes_after_a_crash_waits_for_nothing_that_was_brought() {
         .unwrap();
     let path = "/tmp/secret.key".parse().unwrap();
     machine.keep_key(&path, SECRET).unwrap();
-    let after = Session::open(machine.clone()).unwrap();
+    let after = Session::open(machine.clone(), Callers::new()).unwrap();
     assert_eq!(ended(&after).await.end, Some(End::Finished));
     // another run has its own
     after.start(self::order(&["/tmp/other.key"])).unwrap();
@@ -116,7 +116,7 @@ async fn agent_that_comes_after_a_crash_waits_for_nothing_that_was_brought() {
 #[tokio::test]
 async fn corrected_order_takes_the_place_of_one_that_waits() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     let first = order(&["/tmp/secret.key"]);
     session.start(first.clone()).unwrap();
     let mut corrected = first.clone();
@@ -138,7 +138,7 @@ async fn corrected_order_takes_the_place_of_one_that_waits() {
 #[tokio::test]
 async fn machine_reboots_once_its_last_word_was_heard_and_not_before() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     session.start(rebooting(None)).unwrap();
     let state = ended(&session).await;
     assert_eq!(state.end, Some(End::Finished));
@@ -158,11 +158,11 @@ async fn machine_reboots_once_its_last_word_was_heard_and_not_before() {
 #[tokio::test]
 async fn agent_that_comes_after_the_seal_reboots_once_it_is_released() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     session.start(rebooting(None)).unwrap();
     assert_eq!(ended(&session).await.end, Some(End::Finished));
     drop(session);
-    let next = Session::open(stage.machine()).unwrap();
+    let next = Session::open(stage.machine(), Callers::new()).unwrap();
     let state = ended(&next).await;
     assert_eq!(state.end, Some(End::Finished));
     assert!(next.release(state.next));
@@ -174,7 +174,7 @@ async fn agent_that_comes_after_the_seal_reboots_once_it_is_released() {
 #[tokio::test(start_paused = true)]
 async fn agent_that_comes_after_the_one_that_was_released_reboots() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     session.start(rebooting(None)).unwrap();
     let state = ended(&session).await;
     assert!(session.release(state.next));
@@ -193,7 +193,7 @@ async fn agent_that_comes_after_the_one_that_was_released_reboots() {
     reboots_again(1).await;
     // it was killed before the machine went down, and nobody comes to release the next one
     drop(session);
-    let _next = Session::open(stage.machine()).unwrap();
+    let _next = Session::open(stage.machine(), Callers::new()).unwrap();
     reboots_again(2).await;
 }
 
@@ -204,7 +204,7 @@ async fn agent_that_comes_in_the_middle_of_the_seal_ends_it() {
     let machine = stage.machine();
     let order = installing("system");
     killed_in("seal", &order, &machine);
-    let session = Session::open(machine).unwrap();
+    let session = Session::open(machine, Callers::new()).unwrap();
     let state = ended(&session).await;
     assert_eq!(state.end, Some(End::Finished), "{:?}", state.failure());
     for step in ["mount", "copy", "files", "install"] {
@@ -230,7 +230,7 @@ async fn seal_that_failed_is_ended_by_the_same_order_and_refuses_another() {
     let order = installing("system");
     let machine = stage.machine();
     killed_in("seal", &order, &machine);
-    let session = Session::open(machine).unwrap();
+    let session = Session::open(machine, Callers::new()).unwrap();
     assert_eq!(ended(&session).await.failure().unwrap().code, "LF1606");
 
     // there is nothing mounted that another system could be brought to
@@ -279,7 +279,7 @@ fn killed_in(last: &str, order: &Order, machine: &Machine) {
 #[tokio::test]
 async fn step_that_is_to_be_spared_is_not_stopped() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     session.start(order(&["/tmp/secret.key"])).unwrap();
     let board = session.board().unwrap();
     while !board.state().is_running("keys") {
@@ -297,7 +297,7 @@ async fn step_that_is_to_be_spared_is_not_stopped() {
 #[tokio::test]
 async fn nothing_is_kept_for_nobody() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     let content = Zeroizing::new(SECRET.to_vec());
     let refused = session.entrust("/tmp/secret.key".parse().unwrap(), content);
     assert_eq!(refused.await.unwrap_err().code, "LF1312");
@@ -306,7 +306,7 @@ async fn nothing_is_kept_for_nobody() {
 
 /// A session whose run waits for a key and is let go of, and that run's end.
 async fn let_go(stage: &Stage) -> Arc<Session> {
-    let session = Session::open(stage.machine()).unwrap();
+    let session = Session::open(stage.machine(), Callers::new()).unwrap();
     session.start(order(&["/tmp/secret.key"])).unwrap();
     session.let_go().unwrap();
     let content = Zeroizing::new(SECRET.to_vec());
@@ -336,7 +336,7 @@ async fn end_that_nobody_comes_to_see_is_acted_on() {
 async fn end_is_acted_on_by_an_agent_that_was_started_anew() {
     let stage = Stage::new().file("proc/self/mountinfo", MEMORY);
     drop(let_go(&stage).await);
-    let next = Session::open(stage.machine()).unwrap();
+    let next = Session::open(stage.machine(), Callers::new()).unwrap();
     assert_eq!(ended(&next).await.end, Some(End::Finished));
     tokio::time::pause();
     assert!(is_over(&next).await);

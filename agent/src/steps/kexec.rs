@@ -1,4 +1,4 @@
-//! Loads the installer and has the kernel start it.
+//! Loads the installer. The agent has the kernel start it once the end of the run was heard.
 //!
 //! Nothing here touches a disk of the old system, except the agent's own directories.
 
@@ -35,10 +35,10 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// Longest that what was written before may take to reach the disks.
 const SYNC: Duration = Duration::from_secs(120);
 
-/// Of the seconds between loading and starting, those that it may take to clean the disk.
+/// Longest that cleaning the disk may hold up the jump.
 const TIDYING: Duration = Duration::from_secs(3);
 
-/// Boots the installer by kexec.
+/// Makes ready to boot the installer by kexec.
 #[derive(Debug)]
 pub struct Kexec<'a> {
     /// The machine.
@@ -53,7 +53,7 @@ pub struct Kexec<'a> {
     pub past: &'a [Value],
 }
 
-/// An installer that the kernel will start within seconds.
+/// An installer that is started as soon as this was heard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
     /// Name of the boot that ends.
@@ -74,6 +74,9 @@ impl Step for Kexec<'_> {
         self.sync(cx).await;
         let host_keys = self.prepare().await?;
         self.load(cx).await?;
+        self.machine
+            .blocking(|machine| machine.set_loaded(true))
+            .await;
         self.leave_disk().await;
         let loaded = Loaded {
             boot_id: self.machine.boot_id(),
@@ -250,10 +253,10 @@ impl Kexec<'_> {
         }
     }
 
-    /// Takes off the disk what the memory was too short for: the kernel has it now, and starts in some seconds.
+    /// Takes off the disk what the memory was too short for: the kernel has it now.
     async fn leave_disk(&self) {
         let leave = self.machine.blocking(Machine::leave_disk);
-        // it goes on though nobody waits; the end of this run has to be told before the machine is gone
+        // a file server that is gone must not keep it for ever
         let _ = tokio::time::timeout(TIDYING, leave).await;
     }
 
