@@ -20,10 +20,9 @@ use crate::{
     local::agents,
     remote::{
         agent::{Link, Reach, Started},
-        classify::{SshError, Trouble},
+        classify::SshError,
         probe::Arch,
         ssh::Ssh,
-        trouble::LinkError,
         upload::{self, Placed},
     },
     request::Phase,
@@ -32,8 +31,6 @@ use crate::{
 /// The agent's folder on the target; in memory on every system that has `/run`.
 pub(super) const AGENT_FOLDER: &str = "/run/landfall";
 
-/// How often an agent is let go that has come anew meanwhile.
-const RELEASES: usize = 3;
 /// How often an agent is asked that still does what an earlier command asked for.
 const MAKES_ROOM: Duration = Duration::from_secs(1);
 
@@ -342,7 +339,7 @@ impl Desk {
         }
     }
 
-    async fn follow_until(
+    pub(super) async fn follow_until(
         &self,
         cx: &Context,
         over: impl Fn(&RunState) -> bool,
@@ -371,37 +368,6 @@ impl Desk {
                 .code("LF0311")),
             _ => Ok(()),
         }
-    }
-
-    /// Tells the agent that the end of its run was seen, so that it may act on it.
-    ///
-    /// Its answer may be lost, and then what it has booted is met in its place: the installed system, with its own keys
-    /// and without an agent. Whoever looks at that system later finds out whether it is the right one. A machine that is in
-    /// its old boot still has not heard it.
-    pub async fn release(&self, old_boot: &str, cx: &Context) -> Result<(), Failure> {
-        for _ in 0..RELEASES {
-            let (link, next) = self.seen().await?;
-            match link.release(&self.run, next).await {
-                Ok(true) => return Ok(()),
-                // an agent that came after a crash has told more since
-                Ok(false) => self.follow_to_now(cx).await?,
-                Err(error) if is_another_system(&error) && !is_at(link.way().0, old_boot).await => {
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Failure::new("cannot let go of the agent")
-            .because("its run has not ended")
-            .hint("reboot the machine by hand: `reboot`")
-            .code("LF0312"))
-    }
-
-    /// Follows the agent to the end of its run, and past every event that it has told by now.
-    async fn follow_to_now(&self, cx: &Context) -> Result<(), Failure> {
-        let told = self.link().await?.confirm().await?.events;
-        self.follow_until(cx, |state| state.next >= told && state.end.is_some())
-            .await
     }
 
     /// Keeps a lane under the streams and the view of the link up to date, for as long as the agent is talked to.
@@ -472,24 +438,4 @@ fn no_agent() -> Failure {
         .because("it was never reached")
         .hint("run the same command again")
         .code("LF0302")
-}
-
-/// Whether what answers in the agent's place knows nothing of it.
-fn is_another_system(error: &LinkError) -> bool {
-    let own = [
-        Trouble::HostKeySwapped,
-        Trouble::HostKeyChanged,
-        Trouble::AuthRefused,
-    ];
-    match error {
-        LinkError::Gone(_) => true,
-        LinkError::Ssh(error) | LinkError::Lost { error, .. } => own.contains(&error.trouble),
-        _ => false,
-    }
-}
-
-/// Whether a machine can be asked, and is in this boot.
-async fn is_at(ssh: &Ssh, boot: &str) -> bool {
-    let seen = upload::probe(ssh).await;
-    seen.is_ok_and(|machine| machine.boot_id == boot)
 }

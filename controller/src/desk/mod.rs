@@ -1,8 +1,8 @@
 //! What all phases of a run share: the request, the keys, the screen, and the agent while there is one.
 //!
 //! Here is what stays the same for a whole run. How this machine gets in is in [`login`]; how the agent is brought there and
-//! talked to is in [`agent`], what travels to it in [`deliver`], how it is taken off in [`leave`] or left to itself in
-//! [`alone`]. Which order it gets, and when, is for the phases to say.
+//! talked to is in [`agent`], what travels to it in [`deliver`], how the end of its run is heard in [`release`], how it
+//! is taken off in [`leave`] or left to itself in [`alone`]. Which order it gets, and when, is for the phases to say.
 
 mod agent;
 mod alone;
@@ -12,6 +12,7 @@ mod leave;
 mod login;
 mod meet;
 mod past;
+mod release;
 
 use std::{
     path::PathBuf,

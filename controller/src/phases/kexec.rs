@@ -81,12 +81,13 @@ pub(super) struct Departure<'a> {
 }
 
 impl Departure<'_> {
-    /// Follows the agent until the kernel is loaded.
+    /// Follows the agent until the kernel is loaded, and lets it go.
     ///
-    /// Its last words may be lost with the line: a machine that answers from another boot has heard them.
+    /// Its last words may be lost with the line: it goes all the same, and a machine that answers from
+    /// another boot has gone.
     pub(super) async fn follow(&self, cx: &Context) -> Result<(), Failure> {
         let followed = tokio::select! {
-            followed = self.desk.follow(&["inspect", "image", "kexec"], cx) => followed,
+            followed = self.hear_out(cx) => followed,
             () = self.seen_elsewhere() => Ok(()),
         };
         match followed {
@@ -94,6 +95,16 @@ impl Departure<'_> {
                 Err(failure)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Hears the agent out. One that comes after it was killed loads anew, and has more to tell.
+    async fn hear_out(&self, cx: &Context) -> Result<(), Failure> {
+        loop {
+            self.desk.follow_to_now(cx).await?;
+            if self.desk.part().await? {
+                return Ok(());
+            }
         }
     }
 
