@@ -137,6 +137,26 @@ async fn run_that_failed_jumps_neither_by_itself_nor_by_its_script() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn try_that_fails_keeps_the_script_of_the_one_before_it_from_jumping() {
+    let (stage, order) = stage(Ended::answer(0, SAID, ""));
+    let session = open(&stage);
+    session.start(order.clone()).unwrap();
+    assert_eq!(ended(&session).await.end, Some(End::Finished));
+    let mut corrected = order;
+    if let Job::Kexec(kexec) = &mut corrected.job {
+        kexec.extra_flags = String::new();
+    }
+    let stage = stage.file("proc/sys/kernel/kexec_load_disabled", "1\n");
+    assert!(script_jumps(&stage));
+    assert_eq!(session.start(corrected), Ok(Known::Started));
+    assert_eq!(ended(&session).await.failure().unwrap().code, "LF1401");
+    // what follows the end of a run is done a moment later
+    tokio::time::sleep(LONG).await;
+    assert!(!script_jumps(&stage));
+    assert_eq!(jumps(&stage), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn order_that_takes_the_place_of_one_keeps_that_from_jumping() {
     let (stage, order) = stage(Ended::answer(0, SAID, ""));
     let session = open(&stage);
