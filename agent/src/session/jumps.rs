@@ -1,8 +1,6 @@
 //! The end of the old system, seen from the session: when it jumps, who makes it jump, and when
 //! nobody does.
 
-use std::fs;
-
 use landfall_proto::{
     order::{Blob, Kexec},
     report::RunState,
@@ -28,11 +26,12 @@ fn stage(script: Ended) -> (Stage, Order) {
     let tarball = stage.tarball(&files);
     let image = Blob {
         hash: "0".repeat(64).try_into().unwrap(),
-        size: fs::metadata(&tarball).unwrap().len(),
+        size: stage.machine().size_of(&tarball).unwrap(),
     };
     let spool = stage.machine().spool_dir();
-    fs::create_dir_all(&spool).unwrap();
-    fs::copy(tarball, spool.join(image.hash.as_str())).unwrap();
+    files::private_directory(&spool).unwrap();
+    let content = files::read(&tarball, image.size).unwrap();
+    files::write(&spool.join(image.hash.as_str()), &content, 0o600).unwrap();
     let job = Job::Kexec(Kexec {
         image,
         extra_flags: "--reset-vga".to_owned(),
@@ -70,8 +69,8 @@ async fn jumps_within(stage: &Stage, times: usize, within: Duration) -> bool {
 
 /// Whether the job that the image's script leaves behind is to jump where the agent is killed.
 fn script_jumps(stage: &Stage) -> bool {
-    let mark = stage.root().join("run/landfall/kexec/kexec/kexec.loaded");
-    mark.exists()
+    let folder = stage.root().join("run/landfall/kexec/kexec");
+    files::names(&folder).contains(&"kexec.loaded".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
