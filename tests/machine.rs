@@ -26,7 +26,7 @@ const ANSWERS: Duration = Duration::from_secs(20);
 )]
 fn machine_that_lost_power_boots_from_the_same_disks() {
     let assets = Assets::open().unwrap();
-    let machine = Machine::start(&assets, Spec::of(Boot::Target)).unwrap();
+    let machine = Machine::ready(&assets, Spec::of(Boot::Target)).unwrap();
     machine.wait_ssh(BOOTS).unwrap();
     assert_eq!(said(&machine, "echo kept > /root/kept && sync"), "");
 
