@@ -1,8 +1,15 @@
 //! The deliberate mutations of `tests/mutations`: they still fit the code, and the tests that catch them are there.
 //!
-//! `tests/mutations/run` applies each and runs its test, which takes minutes.
+//! `tests/mutations/run` applies them one upon the other and runs the test of each, which takes
+//! minutes.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// As many as the promises that they break.
 const LEAST: usize = 10;
@@ -10,16 +17,11 @@ const LEAST: usize = 10;
 #[test]
 fn mutations_still_fit_the_code_and_name_tests_that_exist() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut count = 0;
     let mut said = BTreeSet::new();
-    for entry in fs::read_dir(repository.join("tests/mutations")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|kind| kind != "patch") {
-            continue;
-        }
-        count += 1;
+    let patches = patches(repository);
+    for path in &patches {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let text = fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(path).unwrap();
         let mut lines = text.lines();
         let what = lines.next().unwrap();
         assert!(
@@ -27,17 +29,15 @@ fn mutations_still_fit_the_code_and_name_tests_that_exist() {
             "{name}: {what}"
         );
 
-        let applies = Command::new("git")
-            .args(["apply", "--check"])
-            .arg(&path)
-            .current_dir(repository)
-            .output()
-            .unwrap();
-        let complained = String::from_utf8_lossy(&applies.stderr);
-        assert!(
-            applies.status.success(),
-            "{name} does not apply: {complained}"
-        );
+        let names: BTreeSet<&str> = text
+            .split("mutant(\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        assert_eq!(names, BTreeSet::from([&*name]), "what switches it on");
+        if let Err(complained) = apply(repository, [path]) {
+            panic!("{name} does not apply: {complained}");
+        }
 
         let test = lines
             .next()
@@ -60,11 +60,52 @@ fn mutations_still_fit_the_code_and_name_tests_that_exist() {
             file.display()
         );
     }
-    assert!(count >= LEAST, "{count} mutations");
+    assert!(patches.len() >= LEAST, "{} mutations", patches.len());
+}
+
+#[test]
+fn mutations_fit_one_upon_the_other() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    if let Err(complained) = apply(repository, &patches(repository)) {
+        panic!("they do not apply in the order of their names: {complained}");
+    }
+}
+
+/// Returns all patches, in the order in which the script applies them.
+fn patches(repository: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(repository.join("tests/mutations")).unwrap();
+    let mut patches: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "patch"))
+        .collect();
+    patches.sort_by_key(|path| path.with_extension(""));
+    patches
+}
+
+/// Looks whether patches apply one upon the other, and returns what git says where they do not.
+fn apply<'a>(
+    repository: &Path,
+    patches: impl IntoIterator<Item = &'a PathBuf>,
+) -> Result<(), String> {
+    // of several files git would look at each alone
+    let mut together = tempfile::NamedTempFile::new().unwrap();
+    for patch in patches {
+        together.write_all(&fs::read(patch).unwrap()).unwrap();
+    }
+    let applies = Command::new("git")
+        .args(["apply", "--check"])
+        .arg(together.path())
+        .current_dir(repository)
+        .output()
+        .unwrap();
+    match applies.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&applies.stderr).into_owned()),
+    }
 }
 
 /// Returns the file of a test with this path.
-fn test_file(src: &Path, test: &str) -> std::path::PathBuf {
+fn test_file(src: &Path, test: &str) -> PathBuf {
     let mut modules: Vec<&str> = test.split("::").collect();
     modules.pop();
     if modules.last() == Some(&"tests")
