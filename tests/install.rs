@@ -5,17 +5,17 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
+    fs,
     os::unix::fs::{PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
 use landfall_tests::{
     assets::Assets,
     binaries,
-    install::Operator,
+    install::{self, Operator},
     machine::{
         Machine,
         spec::{Boot, Spec},
@@ -141,26 +141,12 @@ impl Job {
     /// Runs it to the end, which has to be a good one; returns what it printed.
     fn run(&self, landfall: &mut Command) -> Vec<u8> {
         let begin = Instant::now();
-        let desk = TempDir::with_prefix("desk-").unwrap();
-        let (out, err) = (desk.path().join("out"), desk.path().join("err"));
-        landfall
-            .stdin(Stdio::null())
-            .stdout(File::create(&out).unwrap())
-            .stderr(File::create(&err).unwrap());
-        let mut child = landfall.spawn().unwrap();
-        let ended = patience::until("landfall", INSTALLS, || Ok(child.try_wait()?));
-        let (out, err) = (fs::read(&out).unwrap(), fs::read_to_string(&err).unwrap());
-        let code = match ended {
-            Ok(status) => status.code(),
-            Err(_) => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                None
-            }
-        };
-        println!("{err}\nlandfall took {} s", begin.elapsed().as_secs());
-        assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&out));
-        out
+        let ended = install::run(landfall, INSTALLS, || {}).unwrap();
+        let took = begin.elapsed().as_secs();
+        println!("{}\nlandfall took {took} s", ended.stderr);
+        let told = String::from_utf8_lossy(&ended.stdout);
+        assert_eq!(ended.code, Some(0), "{told}");
+        ended.stdout
     }
 
     /// The system that was asked for runs, and landfall is gone from both ends.

@@ -13,6 +13,7 @@ mod rings;
 mod slice;
 
 use std::{
+    cmp::Reverse,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -189,7 +190,7 @@ fn jobs(
     });
     ensure!(!jobs.is_empty(), "no test has that in its name");
     // what takes longest decides when the last one ends
-    jobs.sort_by(|a, b| b.expected.cmp(&a.expected));
+    jobs.sort_by_key(|job| Reverse(job.expected));
     let repeat = options.repeat.unwrap_or(1);
     Ok((std::iter::repeat_n(jobs, repeat).flatten().collect(), None))
 }
