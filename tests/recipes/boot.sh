@@ -7,7 +7,7 @@ set -eu
 version=$(cat "$KERNEL/version")
 tree=$WORK/tree
 mkdir -p "$OUT" "$tree/bin" "$tree/proc" "$tree/sys" "$tree/dev" "$tree/new"
-cp "$KERNEL/bzImage" "$OUT/kernel"
+cp "$KERNEL/vmlinux" "$OUT/kernel"
 cp "$WORKSHOP/root/usr/bin/busybox" "$tree/bin/"
 kernel_modules "$KERNEL" "$version" "$tree/modules" virtio_pci virtio_blk ext4
 kernel_modules "$KERNEL" "$version" "$OUT/modules" virtio_net virtio-rng

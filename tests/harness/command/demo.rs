@@ -51,7 +51,7 @@ pub(super) fn demo(options: &Options) -> Result<ExitCode> {
         port: machine.ssh_port,
         key: machine.key.clone(),
     };
-    eprintln!("waiting for its login: about 20 s under emulation");
+    eprintln!("waiting for its login: about 10 s under emulation");
     ssh.wait(BOOTS).context("the machine does not answer")?;
     up::show(&machine);
     look(
