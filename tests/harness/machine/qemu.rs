@@ -29,7 +29,10 @@ pub const DEVICES: &str = "devices";
 pub const IDENTITY: &str = "identity.sock";
 
 /// What everything before the installed system gets on its command line.
-const CONSOLE: &str = "console=ttyS0 panic=30 loglevel=4 net.ifnames=0";
+///
+/// The second half spares the kernel tests of itself, protection against others, and waiting: 3 s of a
+/// processor until a login under TCG.
+const CONSOLE: &str = "console=ttyS0 panic=30 loglevel=4 net.ifnames=0 mitigations=off init_on_alloc=0 lsm=landlock cryptomgr.notests tsc=reliable rcupdate.rcu_expedited=1";
 /// The reason is told before the emulator ends. On a busy host it is read much later, and a machine whose reset is not known
 /// stays off.
 const REASON_COMES: Duration = Duration::from_secs(30);
