@@ -199,16 +199,12 @@ async fn format(
         machine,
         order: disko,
         tools: &tools,
+        run: id,
     };
     match (disko.mode, &disko.again) {
         (DiskoMode::Mount, _) => run.step(&MountOnly(format)).await,
         (DiskoMode::Disko | DiskoMode::Format, Some(script)) => {
-            run.step(&FormatAgain {
-                format,
-                script,
-                run: id,
-            })
-            .await
+            run.step(&FormatAgain { format, script }).await
         }
         (DiskoMode::Disko | DiskoMode::Format, None) => run.step(&format).await,
     }

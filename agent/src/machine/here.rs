@@ -4,11 +4,15 @@ use std::{
     collections::HashSet,
     fs,
     io::ErrorKind,
+    os::unix::fs::symlink,
     path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use landfall_proto::{failure::Failure, order::Input};
+use landfall_proto::{
+    failure::Failure,
+    order::{Input, RunId},
+};
 
 use super::{Machine, broken, files, spool};
 
@@ -16,6 +20,9 @@ use super::{Machine, broken, files, spool};
 const LET_GO: &str = "let-go";
 /// Names the order for which the disks were about to be sealed.
 const SEALED_FOR: &str = "sealed-for";
+/// Names the run whose format has ended well. A link: it lies in its inode alone, and takes no room from a `/run` that is
+/// full (tmpfs keeps the text of a short one there).
+const FORMATTED: &str = "formatted";
 
 /// What does not change while this agent process lives.
 #[derive(Debug, Clone)]
@@ -107,6 +114,19 @@ impl Machine {
     /// Remembers that something is done to the disks: whatever was about to be sealed on them is no longer all there is.
     pub fn forget_seal(&self) -> Result<(), Failure> {
         self.forget(SEALED_FOR)
+    }
+
+    /// Remembers that the format of this run has ended well, before anything is looked at.
+    pub fn set_formatted(&self, run: &RunId) -> Result<(), Failure> {
+        self.forget(FORMATTED)?;
+        let path = self.dir().join(FORMATTED);
+        symlink(run.as_str(), &path).map_err(broken(format!("cannot make {}", path.display())))
+    }
+
+    /// Whether the format of this run has ended well.
+    pub fn is_formatted(&self, run: &RunId) -> bool {
+        let named = fs::read_link(self.dir().join(FORMATTED));
+        named.is_ok_and(|named| named == Path::new(run.as_str()))
     }
 
     /// Forgets the open order, and what was delivered for it.

@@ -23,8 +23,6 @@ pub struct FormatAgain<'a> {
     pub format: Format<'a>,
     /// The script that mounts what that made.
     pub script: &'a StorePath,
-    /// The run.
-    pub run: &'a RunId,
 }
 
 impl Step for FormatAgain<'_> {
@@ -71,7 +69,7 @@ impl FormatAgain<'_> {
 
     /// Returns what an earlier boot of this run has proved of the disks, if it is still true.
     async fn found(&self) -> Result<Formatted, String> {
-        let run = self.run.clone();
+        let run = self.format.run.clone();
         let read = move |machine: &Machine| machine.journal_on_target(&run);
         let marks = self.format.machine.blocking(read).await?;
         let proof = marks.iter().rev().find_map(formatted);
@@ -179,6 +177,7 @@ mod tests {
             machine: &machine,
             order: &order,
             tools: &tools,
+            run: &RunId::from_bytes([1; 16]),
         };
         let formatted = run.step(&format).await.unwrap();
         if leaves_journal {
@@ -204,11 +203,11 @@ mod tests {
             machine: &machine,
             order: &order,
             tools: &tools,
+            run: &run,
         };
         let step = FormatAgain {
             format,
             script: &script,
-            run: &run,
         };
         let folder = tempfile::tempdir().unwrap();
         boot(folder.path(), id).step(&step).await

@@ -3,7 +3,7 @@
 use engine::step::{Context, Done, Repeat, Step};
 use landfall_proto::{
     failure::Failure,
-    order::{ConsentedDisk, Disko, DiskoMode},
+    order::{ConsentedDisk, Disko, DiskoMode, RunId},
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ pub struct Format<'a> {
     pub order: &'a Disko,
     /// The script, complete.
     pub tools: &'a ToolsReady,
+    /// The run that it belongs to.
+    pub run: &'a RunId,
 }
 
 /// Runs a script that only mounts, which may be done again at any time.
@@ -51,7 +53,16 @@ impl Step for Format<'_> {
     async fn run(&self, cx: &Context) -> Result<Done<Formatted>, Failure> {
         self.machine.forget_seal()?;
         self.execute(cx).await?;
+        // looking at the disks takes a while; without the mark the journal's line has to do
+        let _ = self.machine.set_formatted(self.run);
         Ok(Done::new(self.formatted().await))
+    }
+
+    async fn ended(&self) -> Option<Formatted> {
+        match self.machine.is_formatted(self.run) {
+            true => Some(self.formatted().await),
+            false => None,
+        }
     }
 
     async fn still_true(&self, proof: &Formatted) -> bool {
@@ -166,14 +177,14 @@ mod tests {
         run::Run,
     };
     use landfall_proto::{
-        order::RunId,
+        event::Outcome,
         report::{Status, StepState},
     };
     use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{
-        machine::{command::Ended, stage::Stage},
+        machine::{command::Ended, files, stage::Stage},
         steps::rehearsal::run,
     };
 
@@ -204,6 +215,7 @@ mod tests {
             machine: &machine,
             order: &order,
             tools: &tools,
+            run: &RunId::from_bytes([1; 16]),
         })
         .await
     }
@@ -222,6 +234,7 @@ mod tests {
             machine: &machine,
             order: &order,
             tools: &tools,
+            run: &RunId::from_bytes([1; 16]),
         };
         let formatted = run.step(&format).await;
         (formatted, run.board().state().steps)
@@ -278,6 +291,33 @@ mod tests {
             .answer(SCRIPT, Ended::answer(1, "", "no space"));
         let (failed, _) = format_on(&journal, &stage, "A").await;
         assert_eq!(failed.unwrap_err().code, "LF1502");
+        let (refused, _) = format_on(&journal, &stage, "A").await;
+        assert_eq!(refused.unwrap_err().code, "LF0902");
+        assert_eq!(stage.asked(), [SCRIPT]);
+    }
+
+    #[tokio::test]
+    async fn format_whose_end_was_not_journaled_is_known_by_its_own_run_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let stage = Stage::new()
+            .mounted()
+            .answer(SCRIPT, Ended::answer(0, "", ""));
+        files::private_directory(stage.machine().dir()).unwrap();
+        let journal = place.path().join("journal.jsonl");
+        let (formatted, _) = format_on(&journal, &stage, "A").await;
+        // as an agent leaves it that was killed while it looked at the disks
+        let text = std::fs::read_to_string(&journal).unwrap();
+        let cut = text.find("step_finished").unwrap();
+        let cut = text[..cut].rfind('\n').unwrap() + 1;
+        std::fs::write(&journal, &text[..cut]).unwrap();
+        let (again, steps) = format_on(&journal, &stage, "A").await;
+        assert_eq!(again, formatted);
+        assert_eq!(steps[0].status, Status::Finished(Outcome::Recovered));
+        assert_eq!(stage.asked(), [SCRIPT]);
+
+        std::fs::write(&journal, &text[..cut]).unwrap();
+        let other = RunId::from_bytes([2; 16]);
+        stage.machine().set_formatted(&other).unwrap();
         let (refused, _) = format_on(&journal, &stage, "A").await;
         assert_eq!(refused.unwrap_err().code, "LF0902");
         assert_eq!(stage.asked(), [SCRIPT]);

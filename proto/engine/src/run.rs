@@ -114,7 +114,12 @@ impl<S: Store> Run<S> {
         match self.before::<T>() {
             Before::Nothing => {}
             Before::CutOff if T::REPEAT == Repeat::Safe => {}
-            Before::CutOff => return Err(refused::<T>("it was cut off half way")),
+            Before::CutOff => {
+                let proof = step.ended().await;
+                let proof = proof.ok_or_else(|| refused::<T>("it was cut off half way"))?;
+                self.over::<T>(Outcome::Recovered, &proof)?;
+                return Ok(proof);
+            }
             Before::Over(proof) => {
                 if let Some(proof) = self.still_true(step, proof).await {
                     self.over::<T>(Outcome::Recovered, &proof)?;

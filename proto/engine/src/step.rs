@@ -95,6 +95,15 @@ pub trait Step {
         std::future::ready(Ok(()))
     }
 
+    /// Returns what it would have handed on, where an earlier process was cut off and the machine tells that the work
+    /// had ended well all the same.
+    ///
+    /// Asked only of a step that must not be repeated: between the end of its work and the line of the journal a process
+    /// may be killed.
+    fn ended(&self) -> impl Future<Output = Option<Self::Proof>> + Send {
+        std::future::ready(None)
+    }
+
     /// Does it.
     fn run(&self, cx: &Context) -> impl Future<Output = Result<Done<Self::Proof>, Failure>> + Send;
 
