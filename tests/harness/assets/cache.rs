@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Items are made two at a time: unpacking packages keeps one processor busy, and half of that is waiting.
-const LANES: usize = 2;
+const LANES: u32 = 2;
 
 /// An item that nobody asked for in this time goes; seen: a week between two looks at a branch.
 const FORGOTTEN: Duration = Duration::from_secs(14 * 24 * 3600);
@@ -110,6 +110,16 @@ impl Cache {
 
     fn make_all(&self, plan: &Plan, repository: &Path) -> Result<usize> {
         let missing: Vec<&Recipe> = self.missing(plan).collect();
+        if let [_, ..] = &missing[..] {
+            let seconds: u32 = missing.iter().map(|recipe| recipe.seconds).sum();
+            let names: Vec<_> = missing.iter().map(|recipe| recipe.name).collect();
+            say(&format!(
+                "making what machines take, {} at a time, about {} min: {}",
+                LANES,
+                (seconds / LANES).div_ceil(60),
+                names.join(", ")
+            ));
+        }
         let mut progress = Progress::default();
         for recipe in RECIPES {
             if !missing.iter().any(|other| other.name == recipe.name) {
@@ -158,6 +168,10 @@ impl Cache {
             state.taken.insert(recipe.name);
             drop(state);
 
+            say(&format!(
+                "{:<15}begun, takes {} s",
+                recipe.name, recipe.seconds
+            ));
             let start = Instant::now();
             let made = self.make(plan, repository, recipe);
             let mut state = lock();
@@ -165,7 +179,7 @@ impl Cache {
             match made {
                 Ok(()) => {
                     say(&format!(
-                        "{:<15}{:>6.1} s",
+                        "{:<15}made in {:.1} s",
                         recipe.name,
                         start.elapsed().as_secs_f64()
                     ));

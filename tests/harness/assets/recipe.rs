@@ -24,6 +24,8 @@ const AGENT_SOURCES: &[&str] = &["Cargo.toml", "Cargo.lock", "agent", "proto"];
 pub(super) struct Recipe {
     /// The script's name without `.sh`, and the first half of the item's.
     pub(super) name: &'static str,
+    /// How long making it took on two processors with nothing beside it.
+    pub(super) seconds: u32,
     /// Items it takes from. The script gets each one's folder in a variable: TARGET_ROOT for target-root.
     pub(super) inputs: &'static [&'static str],
     /// Further files and folders beside the script that it uses.
@@ -39,28 +41,35 @@ impl Recipe {
 
 /// Every recipe stands below those it takes from. The long ones come first where they can.
 pub(super) const RECIPES: &[Recipe] = &[
-    recipe("workshop", &[], &["debian.sh"]),
-    recipe("cross", &[], &[]),
-    recipe(AGENTS, &["cross"], &["agent.sh"]),
+    recipe("workshop", 40, &[], &["debian.sh"]),
+    recipe("cross", 60, &[], &[]),
+    recipe(AGENTS, 280, &["cross"], &["agent.sh"]),
     // after the other: both want the toolchain to themselves
-    recipe(FOREIGN, &["cross", AGENTS], &["agent.sh"]),
-    recipe("installer-root", &[], &["debian.sh"]),
-    recipe("target-root", &[], &["debian.sh"]),
-    recipe("kernel", &[], &["debian.sh"]),
-    recipe("kexec", &[], &["debian.sh"]),
-    recipe("key", &[], &[]),
-    recipe("qemu", &["workshop"], &["debian.sh"]),
-    recipe("nix", &["workshop"], &["debian.sh"]),
-    recipe("boot", &["kernel", "workshop"], &["debian.sh"]),
-    recipe("target", &["kernel", "key", "target-root"], &[]),
-    recipe("bare", &["boot", "key", "workshop"], &["debian.sh", "bare"]),
+    recipe(FOREIGN, 200, &["cross", AGENTS], &["agent.sh"]),
+    recipe("installer-root", 50, &[], &["debian.sh"]),
+    recipe("target-root", 30, &[], &["debian.sh"]),
+    recipe("kernel", 30, &[], &["debian.sh"]),
+    recipe("kexec", 15, &[], &["debian.sh"]),
+    recipe("key", 1, &[], &[]),
+    recipe("qemu", 5, &["workshop"], &["debian.sh"]),
+    recipe("nix", 3, &["workshop"], &["debian.sh"]),
+    recipe("boot", 3, &["kernel", "workshop"], &["debian.sh"]),
+    recipe("target", 15, &["kernel", "key", "target-root"], &[]),
+    recipe(
+        "bare",
+        5,
+        &["boot", "key", "workshop"],
+        &["debian.sh", "bare"],
+    ),
     recipe(
         "installer",
+        40,
         &["installer-root", "kernel", "kexec", "key", "workshop"],
         &["debian.sh", "installer"],
     ),
     recipe(
         "fixture",
+        15,
         &["installer-root", "kernel", "key", "workshop"],
         &["debian.sh", "fixture"],
     ),
@@ -68,11 +77,13 @@ pub(super) const RECIPES: &[Recipe] = &[
 
 const fn recipe(
     name: &'static str,
+    seconds: u32,
     inputs: &'static [&'static str],
     files: &'static [&'static str],
 ) -> Recipe {
     Recipe {
         name,
+        seconds,
         inputs,
         files,
     }
