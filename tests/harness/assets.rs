@@ -112,7 +112,13 @@ impl Assets {
         self.item("qemu").join("OVMF_VARS.fd")
     }
 
-    /// The kernel of the machines that are taken over.
+    /// The kernel of every machine, as its distribution has it.
+    #[must_use]
+    pub fn kernel_image(&self) -> PathBuf {
+        self.item("kernel").join("bzImage")
+    }
+
+    /// The kernel of the machines that are taken over, not compressed.
     #[must_use]
     pub fn target_kernel(&self) -> PathBuf {
         self.item("boot").join("kernel")
@@ -148,7 +154,7 @@ impl Assets {
         self.item("installer").join("kexec.tar.gz")
     }
 
-    /// The installer's kernel, to boot it without a kexec.
+    /// The installer's kernel, not compressed, to boot it without a kexec.
     #[must_use]
     pub fn installer_kernel(&self) -> PathBuf {
         self.item("installer").join("kernel")

@@ -10,7 +10,7 @@ use engine::{
 use landfall_proto::{
     event::{Kind, Outcome},
     failure::Failure,
-    order::{RunId, StorePath},
+    order::StorePath,
 };
 
 use super::{Format, Formatted, format::NAME};
@@ -129,7 +129,7 @@ mod tests {
         journal::{Header, Journal},
         run::Run,
     };
-    use landfall_proto::order::{Disko, DiskoMode};
+    use landfall_proto::order::{Disko, DiskoMode, RunId};
     use tokio_util::sync::CancellationToken;
 
     use super::*;

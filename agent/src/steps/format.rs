@@ -306,16 +306,16 @@ mod tests {
         let journal = place.path().join("journal.jsonl");
         let (formatted, _) = format_on(&journal, &stage, "A").await;
         // as an agent leaves it that was killed while it looked at the disks
-        let text = std::fs::read_to_string(&journal).unwrap();
+        let text = String::from_utf8(files::read(&journal, 1 << 20).unwrap()).unwrap();
         let cut = text.find("step_finished").unwrap();
         let cut = text[..cut].rfind('\n').unwrap() + 1;
-        std::fs::write(&journal, &text[..cut]).unwrap();
+        files::write(&journal, &text.as_bytes()[..cut], 0o600).unwrap();
         let (again, steps) = format_on(&journal, &stage, "A").await;
         assert_eq!(again, formatted);
         assert_eq!(steps[0].status, Status::Finished(Outcome::Recovered));
         assert_eq!(stage.asked(), [SCRIPT]);
 
-        std::fs::write(&journal, &text[..cut]).unwrap();
+        files::write(&journal, &text.as_bytes()[..cut], 0o600).unwrap();
         let other = RunId::from_bytes([2; 16]);
         stage.machine().set_formatted(&other).unwrap();
         let (refused, _) = format_on(&journal, &stage, "A").await;

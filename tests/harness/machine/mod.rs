@@ -72,7 +72,7 @@ pub fn create(
         "there is a machine {name} already; `cargo rig down {name}` removes it"
     );
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let parts = Parts::pick(assets, spec.boot)?;
+    let parts = Parts::pick(assets, &spec)?;
     let disks = match &begin {
         Begin::Resume { state } => state::copy(state, &folder, spec.disks_gib.len()),
         _ => disk::create(&folder, parts.image.as_deref(), &spec.disks_gib),

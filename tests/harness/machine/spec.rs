@@ -144,22 +144,27 @@ pub struct Kernel {
 }
 
 impl Parts {
-    /// Picks from `assets` what a machine that boots `boot` is made from.
-    pub fn pick(assets: &Assets, boot: Boot) -> Result<Self> {
+    /// Picks from `assets` what such a machine is made from.
+    pub fn pick(assets: &Assets, spec: &Spec) -> Result<Self> {
+        // UEFI starts what has a stub for it; for a BIOS the kernel need not unpack itself
+        let image = |unpacked| match spec.firmware {
+            Firmware::Bios => unpacked,
+            Firmware::Uefi => assets.kernel_image(),
+        };
         Ok(Self {
             qemu: assets.qemu(),
             ovmf_code: assets.ovmf_code(),
             ovmf_vars: assets.ovmf_vars(),
             target: Kernel {
-                image: assets.target_kernel(),
+                image: image(assets.target_kernel()),
                 initrd: assets.target_initrd(),
             },
             installer: Kernel {
-                image: assets.installer_kernel(),
+                image: image(assets.installer_kernel()),
                 initrd: assets.installer_initrd(),
             },
             key: assets.key(),
-            image: match boot {
+            image: match spec.boot {
                 Boot::Target => Some(assets.target_disk()),
                 Boot::Bare => Some(assets.bare_disk()),
                 Boot::Installer | Boot::Disk => None,

@@ -87,7 +87,7 @@ fn place(assets: &Assets, spec: &Spec) -> Result<Option<PathBuf>> {
     if spec.years_ahead != 0 || spec.boot == Boot::Disk {
         return Ok(None);
     }
-    let parts = Parts::pick(assets, spec.boot)?;
+    let parts = Parts::pick(assets, spec)?;
     Ok(Some(assets.states().join(name(spec, &parts)?)))
 }
 
