@@ -204,7 +204,7 @@ fn machine_that_can_be_installed_is_told_so_and_left_as_it_was() {
     ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn initrd_that_would_not_unpack_is_found_before_anything_is_touched() {
-    let scene = Scene::new(384);
+    let scene = Scene::new(352);
     let before = scene.look();
 
     let report = scene.check(&[]);
@@ -309,10 +309,10 @@ const LEFT: &str = "mkdir -p /old && mount -o ro /dev/vda /old && find /old -xde
     ignore = "starts a machine; `cargo verify --all` runs it"
 )]
 fn image_lies_on_the_disk_where_memory_is_short_and_leaves_nothing_there() {
-    // unpacked and loaded in memory alone the image takes 271 MB, with what shall be left over 338 MB, and the old system
-    // has less; from a disk 166 MB do
+    // unpacked and loaded in memory alone the image takes 205 MB, with what shall be left over 272 MB, and the old system
+    // has less; from a disk 133 MB do
     let scene = Scene::new(448);
-    let held = scene.machine.ssh("head -c 64M /dev/zero > /dev/shm/held");
+    let held = scene.machine.ssh("head -c 112M /dev/zero > /dev/shm/held");
     assert!(held.unwrap().status.success());
     let image = scene.assets.installer_tarball();
     let folder = "/var/tmp/landfall-room";

@@ -152,7 +152,7 @@ mkdir -p "$OUT" "$WORK/kexec" "$WORK/extra/ssh"
 cp "$KEY/id.pub" "$WORK/extra/ssh/authorized_keys"
 (cat "$WORK/kexec/initrd"; cd "$WORK/extra" && find . | cpio -o -H newc --quiet) > "$OUT/initrd"
 cp "$KERNEL/vmlinux" "$OUT/kernel"
-cp "$KERNEL/vmlinux" "$WORK/kexec/bzImage"
+cp "$KERNEL/bzImage" "$WORK/kexec/bzImage"
 cp "$KEXEC/kexec" "$RECIPES/installer/run" "$WORK/kexec/"
 
 # the stock image's ip is one static file; here it takes its libraries along, to run on any target
